@@ -1,0 +1,418 @@
+"""Exact evaluation of strategies: expected costs, best responses, exploitability, rates.
+
+Nothing is sampled, and no cost depends on the number of agents: an agent's expected cost under
+affine strategies is a quadratic in its view (Y, Ybar, 1) and the spread of the states, carried
+back by `memoa_jax.nash_step.carry_back`. Two patterns of information are told apart by name:
+*feedback*, where agents see the realised mean field, and *offline*, where after t = 0 each of
+them rolls the mean field forward by itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from memoa_jax.game import (
+    FeatureMoments,
+    GameCost,
+    discounts,
+    inverse_population,
+    standard_game,
+)
+from memoa_jax.linalg import einsum, matmul, solve_spd
+from memoa_jax.nash import FeedbackGains, solve_nash, solve_team
+from memoa_jax.nash_step import CostToGo, Stage, carry_back, own_slope, running_cost
+from memoa_jax.types import Array, Scalar, record
+
+Information = Literal["feedback", "offline"]
+"""What agents know of the mean field: its realised value, or only its value at t = 0."""
+
+
+def expected_costs(
+    cost: GameCost,
+    moments: FeatureMoments,
+    targets: Array,
+    population: int | Scalar | None,
+    gains: FeedbackGains,
+    states: Array,
+    information: Information = "feedback",
+) -> Array:
+    """Return each agent's expected cost when all agents use the same gains.
+
+    Exact for any gains, equilibrium or not: a backward recursion for the policy's quadratic cost
+    to go. O(T (d^2 p^2 + d^3)) for the recursion, independent of N, then O(n d^2).
+
+        J^i = x^i'P x^i + mean_j Y^j'D Y^j,     x^i = (Y^i, Ybar, 1) at t = 0
+
+    Axes: N agents, n given states, T horizon, d outputs, p features.
+
+    Args:
+      cost: what an agent pays. Leaves are scalars in squared target units; `effort` > 0, per
+        squared control.
+      moments: mean [T, d, p] and second [T, d, d, p, p] of the features, common to all agents.
+      targets: [T, d], in the series' own units; row t is y_{t+1}.
+      population: number of agents; None for the mean-field limit. Enters as a traced 1/N (None
+        is 0): a new value recompiles nothing.
+      gains: own [T, p, d], mean [T, p, d], offset [T, p].
+      states: [n, d], predictions at t = 0, in target units. They are the empirical law of the
+        population's states, so n need not equal N.
+      information: "feedback" or "offline" (see `offline_gains`).
+
+    Returns:
+      [n], the expected cost of an agent that starts at each of the states.
+
+    Raises:
+      ValueError: at trace time, if a shape does not fit, effort is a number not above 0,
+        population a number below 1, or information is no such pattern.
+
+    Source: own derivation, tested in tests/test_analysis.py against enumeration.
+
+    Example:
+      >>> moments = FeatureMoments.from_samples(jnp.ones((3, 10, 1, 1)))
+      >>> game = (GameCost(), moments, jnp.ones((3, 1)), 10)
+      >>> expected_costs(*game, solve_nash(*game).gains, jnp.zeros((10, 1))).shape
+      (10,)
+    """
+    costs: Array = _costs(_setting(cost, moments, targets, population, gains, states, information))
+    return costs
+
+
+def best_response_costs(
+    cost: GameCost,
+    moments: FeatureMoments,
+    targets: Array,
+    population: int | Scalar | None,
+    gains: FeedbackGains,
+    states: Array,
+    information: Information = "feedback",
+) -> Array:
+    """Return each agent's least expected cost when all the others keep the given gains.
+
+    Exact; the deviating agent sees the full realised state at every step, in both patterns of
+    information. O(T (d^2 p^2 + d^3 + p^3)), independent of N, then O(n d^2).
+
+        J^i* = min over beta^i of J^i(beta^i, gains of the others)
+
+    Axes: N agents, n given states, T horizon, d outputs, p features.
+
+    Args:
+      cost: what an agent pays. Leaves are scalars in squared target units; `effort` > 0, per
+        squared control.
+      moments: mean [T, d, p] and second [T, d, d, p, p] of the features, common to all agents.
+      targets: [T, d], in the series' own units; row t is y_{t+1}.
+      population: number of agents, or None for the mean-field limit; a traced 1/N.
+      gains: own [T, p, d], mean [T, p, d], offset [T, p]: what the others play.
+      states: [n, d], predictions at t = 0: the empirical law of the population's states.
+      information: "feedback" or "offline" (see `offline_gains`): what the others know.
+
+    Returns:
+      [n]; NaN where no best response exists (the cost is unbounded below).
+
+    Raises:
+      ValueError: as `expected_costs`.
+
+    Source: own derivation, tested in tests/test_analysis.py against enumeration.
+
+    Example:
+      >>> moments = FeatureMoments.from_samples(jnp.ones((3, 10, 1, 1)))
+      >>> game, states = (GameCost(), moments, jnp.ones((3, 1)), 10), jnp.zeros((10, 1))
+      >>> nash = solve_nash(*game).gains
+      >>> costs = expected_costs(*game, nash, states)
+      >>> bool(jnp.allclose(best_response_costs(*game, nash, states), costs, rtol=1e-4))
+      True
+    """
+    setting = _setting(cost, moments, targets, population, gains, states, information)
+    costs: Array = _best_response_costs(setting)
+    return costs
+
+
+def exploitability(
+    cost: GameCost,
+    moments: FeatureMoments,
+    targets: Array,
+    population: int | Scalar | None,
+    gains: FeedbackGains,
+    states: Array,
+    information: Information = "feedback",
+) -> Array:
+    """Return what each agent would gain by deviating alone: 0 at a Nash equilibrium.
+
+    Exact, and never negative where best responses exist: it is not the difference of two costs,
+    which would drown O(1/N^2) in rounding, but the deviation's own second-order cost, summed
+    along the path of the gains. O(T (d^2 p^2 + d^3 + p^3)), independent of N, then O(n d^2).
+
+        J^i - J^i* = E sum_t (beta^i_t - best_t)' H2_t (beta^i_t - best_t)
+
+    where best_t is the best response in the states that the gains lead to, and H2_t the Hessian
+    of the deviating agent's cost. The deviating agent sees the full realised state at every
+    step, in both patterns of information.
+
+    Axes: N agents, n given states, T horizon, d outputs, p features.
+
+    Args:
+      cost: what an agent pays. Leaves are scalars in squared target units; `effort` > 0, per
+        squared control.
+      moments: mean [T, d, p] and second [T, d, d, p, p] of the features, common to all agents.
+      targets: [T, d], in the series' own units; row t is y_{t+1}.
+      population: number of agents, or None for the mean-field limit; a traced 1/N.
+      gains: own [T, p, d], mean [T, p, d], offset [T, p]: what everybody plays.
+      states: [n, d], predictions at t = 0: the empirical law of the population's states.
+      information: "feedback" or "offline" (see `offline_gains`): what agents know.
+
+    Returns:
+      [n], in the units of the cost; NaN where no best response exists.
+
+    Raises:
+      ValueError: as `expected_costs`.
+
+    Source: own derivation (the identity is the performance-difference lemma of a quadratic
+      problem), tested in tests/test_analysis.py against enumeration.
+
+    Example:
+      >>> moments = FeatureMoments.from_samples(jnp.ones((3, 10, 1, 1)))
+      >>> game, states = (GameCost(), moments, jnp.ones((3, 1)), 10), jnp.zeros((10, 1))
+      >>> bool(jnp.max(exploitability(*game, solve_nash(*game).gains, states)) < 1e-9)
+      True
+    """
+    setting = _setting(cost, moments, targets, population, gains, states, information)
+    gains_of_deviation: Array = _exploitability(setting)
+    return gains_of_deviation
+
+
+def offline_gains(
+    moments: FeatureMoments, gains: FeedbackGains, mean_field: Array
+) -> FeedbackGains:
+    """Return the gains of agents that roll the mean field forward instead of being told it.
+
+    Exact; O(T d p). The rolled path is the realised one in the limit of many agents; with N
+    agents the two differ by O(1/sqrt(N)).
+
+        z_0 = mean_field,    z_{t+1} = z_t - m_t ((own_t + mean_t) z_t + offset_t)
+        beta^i_t = -(own_t Y^i_t + [mean_t z_t + offset_t])
+
+    Axes: T horizon, d outputs, p features.
+
+    Args:
+      moments: mean [T, d, p] of the features (the second moments are not used).
+      gains: own [T, p, d], mean [T, p, d], offset [T, p].
+      mean_field: [d], the mean of all states at t = 0, in target units.
+
+    Returns:
+      FeedbackGains with the same `own`, no `mean`, and the bracket as `offset`.
+
+    Source: own derivation, tested in tests/test_analysis.py.
+
+    Example:
+      >>> moments = FeatureMoments.from_samples(jnp.ones((3, 10, 1, 1)))
+      >>> gains = solve_nash(GameCost(), moments, jnp.ones((3, 1)), None).gains
+      >>> float(jnp.sum(offline_gains(moments, gains, jnp.zeros(1)).mean))
+      0.0
+    """
+
+    def roll(z: Array, now: tuple[Array, FeedbackGains]) -> tuple[Array, Array]:
+        m, gains_now = now
+        offset = matmul(gains_now.mean, z) + gains_now.offset
+        return z - matmul(m, matmul(gains_now.own, z) + offset), offset
+
+    offset = lax.scan(roll, mean_field, (moments.mean, gains))[1]
+    return FeedbackGains(gains.own, jnp.zeros_like(gains.mean), offset)
+
+
+def price_of_anarchy(
+    cost: GameCost,
+    moments: FeatureMoments,
+    targets: Array,
+    population: int | Scalar | None,
+    states: Array,
+) -> Array:
+    """Return the mean cost of the Nash equilibrium over that of the team optimum.
+
+    Exact; O(T (d^2 p^2 + p^3 + d^3)), independent of N. At least 1, and 1 in the limit if
+    ``ensemble = 0``.
+
+        mean_i J^i(Nash) / mean_i J^i(team)
+
+    Axes: n given states, T horizon, d outputs, p features.
+
+    Args:
+      cost: what an agent pays; scalar leaves.
+      moments: mean [T, d, p] and second [T, d, d, p, p] of the features, common to all agents.
+      targets: [T, d], in the series' own units; row t is y_{t+1}.
+      population: number of agents, or None for the mean-field limit; a traced 1/N.
+      states: [n, d], predictions at t = 0: the empirical law of the population's states.
+
+    Returns:
+      A scalar.
+
+    Raises:
+      ValueError: as `expected_costs`.
+
+    Source: own derivation, tested in tests/test_analysis.py.
+
+    Example:
+      >>> moments = FeatureMoments.from_samples(jnp.ones((3, 10, 1, 1)))
+      >>> float(price_of_anarchy(GameCost(), moments, jnp.ones((3, 1)), None, jnp.zeros((5, 1))))
+      1.0...
+    """
+    game = (cost, moments, targets, population)
+    nash, team = solve_nash(*game).gains, solve_team(*game).gains
+    return jnp.mean(expected_costs(*game, nash, states)) / jnp.mean(
+        expected_costs(*game, team, states)
+    )
+
+
+def convergence_rate(populations: Array, errors: Array) -> Array:
+    """Return the slope of log error on log population by least squares: -1 for O(1/N).
+
+    Args:
+      populations: [n], numbers of agents, at least two different ones.
+      errors: [n], positive.
+
+    Raises:
+      ValueError: at trace time, if the two shapes differ or n < 2.
+
+    Example:
+      >>> round(float(convergence_rate(jnp.array([10.0, 100.0]), jnp.array([0.5, 0.005]))), 3)
+      -2.0
+    """
+    populations, errors = jnp.asarray(populations, float), jnp.asarray(errors, float)
+    if populations.ndim != 1 or populations.shape != errors.shape or populations.size < 2:
+        raise ValueError(
+            f"populations and errors have shapes {populations.shape} and {errors.shape}: "
+            "allowed is twice [n] with n >= 2"
+        )
+    x, y = jnp.log(populations), jnp.log(errors)
+    x = x - jnp.mean(x)
+    return jnp.sum(x * y) / jnp.sum(x * x)
+
+
+@record
+class _Setting:
+    """A checked game, what everybody plays (rows [T, p, 2d+1]), and the law of the states."""
+
+    cost: GameCost
+    stages: Stage
+    share: Array
+    rows: Array
+    states: Array
+
+
+def _setting(
+    cost: GameCost,
+    moments: FeatureMoments,
+    targets: Array,
+    population: int | Scalar | None,
+    gains: FeedbackGains,
+    states: Array,
+    information: str,
+) -> _Setting:
+    """Check the arguments, cast them to one dtype, and write offline play as feedback."""
+    if information not in ("feedback", "offline"):
+        raise ValueError(f'information = {information!r}: allowed is "feedback" or "offline"')
+    leaves = (gains.own, gains.mean, gains.offset, states)
+    cost, moments, targets = standard_game(cost, moments, targets, also=leaves)
+    own, mean, offset, states = (jnp.asarray(leaf, targets.dtype) for leaf in leaves)
+    horizon, d, p = moments.mean.shape
+    for name, leaf, expected in (
+        ("own", own, (horizon, p, d)),
+        ("mean", mean, (horizon, p, d)),
+        ("offset", offset, (horizon, p)),
+    ):
+        if leaf.shape != expected:
+            raise ValueError(
+                f"gains.{name} has shape {leaf.shape}: with moments.mean of shape "
+                f"{moments.mean.shape} allowed is {expected}"
+            )
+    if states.ndim != 2 or states.shape[1] != d or states.shape[0] == 0:
+        raise ValueError(f"states has shape {states.shape}: allowed is [n, d] with d = {d}, n >= 1")
+    gains = FeedbackGains(own, mean, offset)
+    if information == "offline":
+        gains = offline_gains(moments, gains, jnp.mean(states, axis=0))
+    return _Setting(
+        cost=cost,
+        stages=Stage(moments, targets, discounts(cost.forgetting, horizon, targets.dtype)),
+        share=inverse_population(population, targets.dtype),
+        rows=jnp.concatenate([gains.own, gains.mean, gains.offset[..., None]], axis=-1),
+        states=states,
+    )
+
+
+def _at_states(first: CostToGo, states: Array) -> Array:
+    """Evaluate the cost to go at t = 0 for an agent at each of the states."""
+    n = states.shape[0]
+    mean = jnp.broadcast_to(jnp.mean(states, axis=0), states.shape)
+    views = jnp.concatenate([states, mean, jnp.ones((n, 1), states.dtype)], axis=1)
+    spread = einsum("na,ab,nb->", states, first.spread, states) / n
+    return einsum("na,ab,nb->n", views, first.joint, views) + spread
+
+
+def _zero(setting: _Setting) -> CostToGo:
+    return CostToGo.zero(setting.states.shape[1], setting.states.dtype)
+
+
+def _arrive(setting: _Setting, stage: Stage, later: CostToGo) -> tuple[CostToGo, Array]:
+    """Add the running cost paid on arrival at t+1; return also the discounted effort."""
+    average = jnp.eye(stage.target.size, dtype=stage.target.dtype)
+    arrival = stage.discount * running_cost(setting.cost, average, stage.target)
+    return CostToGo(later.joint + arrival, later.spread), stage.discount * setting.cost.effort
+
+
+@jax.jit
+def _costs(setting: _Setting) -> Array:
+    def step(later: CostToGo, now: tuple[Stage, Array]) -> tuple[CostToGo, None]:
+        stage, rows = now
+        later, effort = _arrive(setting, stage, later)
+        return carry_back(later, stage.moments, setting.share, rows, effort), None
+
+    first, _ = lax.scan(step, _zero(setting), (setting.stages, setting.rows), reverse=True)
+    return _at_states(first, setting.states)
+
+
+def _respond(
+    setting: _Setting, later: CostToGo, now: tuple[Stage, Array]
+) -> tuple[CostToGo, tuple[Array, Array]]:
+    """Carry a deviating agent's optimal cost one step back.
+
+        H2 best = m'(slope on (Y, Ybar+ of the others, 1)),   beta = -best x
+
+    Returns:
+      The cost to go, and the step's best response rows [p, 2d+1] with the Hessian H2 [p, p].
+    """
+    stage, rows = now
+    later, effort = _arrive(setting, stage, later)
+    m, share = stage.moments.mean, setting.share
+    d = m.shape[0]
+    slope, H2 = own_slope(later, stage.moments, effort, share)
+    # Where the mean field goes when everybody but this agent moves, as a map of its view.
+    at_mean = jnp.concatenate([jnp.zeros_like(m.T), rows[:, :d] + rows[:, d:-1], rows[:, -1:]], 1)
+    stay = jnp.eye(2 * d + 1, dtype=m.dtype).at[d:-1].add(-matmul(m, at_mean - share * rows))
+    best = solve_spd(H2, matmul(m.T, slope, stay))
+    return carry_back(later, stage.moments, share, rows, effort, own=best), (best, H2)
+
+
+@jax.jit
+def _best_response_costs(setting: _Setting) -> Array:
+    def step(later: CostToGo, now: tuple[Stage, Array]) -> tuple[CostToGo, None]:
+        return _respond(setting, later, now)[0], None
+
+    first, _ = lax.scan(step, _zero(setting), (setting.stages, setting.rows), reverse=True)
+    return _at_states(first, setting.states)
+
+
+@jax.jit
+def _exploitability(setting: _Setting) -> Array:
+    def step(carry: tuple[CostToGo, CostToGo], now: tuple[Stage, Array]) -> tuple[Any, None]:
+        optimal, excess = carry
+        stage, rows = now
+        optimal, (best, H2) = _respond(setting, optimal, now)
+        free = jnp.zeros_like(stage.discount)
+        excess = carry_back(excess, stage.moments, setting.share, rows, free)
+        regret = matmul((rows - best).T, H2, rows - best)
+        return (optimal, CostToGo(excess.joint + regret, excess.spread)), None
+
+    carry = (_zero(setting), _zero(setting))
+    (_, excess), _ = lax.scan(step, carry, (setting.stages, setting.rows), reverse=True)
+    return _at_states(excess, setting.states)

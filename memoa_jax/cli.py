@@ -1,0 +1,243 @@
+"""The command line `memoa`. JAX is imported by `run` and `doctor` only, after x64 is decided.
+
+Exit codes: 0 done; 1 the run failed for its numbers or its environment; 2 wrong usage, config
+or file, one line per fault; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from memoa_jax._version import __version__
+
+if TYPE_CHECKING:
+    from memoa_jax.config import Config
+
+BAD_BUILDS = {
+    "0.10.2": "computes wrong numbers on CPU (jax issue 39103)",
+    "0.11.0": "computes wrong numbers on some CUDA 13 cards (jax issue 40633)",
+    "0.11.1": "computes wrong numbers on some CUDA 13 cards (jax issue 40633)",
+}
+"""Releases of jax and jaxlib that pyproject.toml excludes."""
+
+OK, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+      arguments: words after the program's name; None takes them from the command line.
+    """
+    parsed = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = parsed.command
+    try:
+        code = command(parsed)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _fail(INTERRUPTED, "interrupted")
+    except BrokenPipeError:
+        # The reader (`| head`) has seen enough. Python flushes stdout once more at its exit:
+        # give it somewhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="memoa",
+        description="Simulate large populations of online prediction agents.",
+        epilog="exit codes: 0 done, 1 run failed, 2 wrong usage, config or file, 130 interrupted",
+    )
+    parser.add_argument("--version", action="version", version=f"memoa {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    run = commands.add_parser("run", help="run a config's policies, compare them, write results")
+    _add_config(run)
+    run.add_argument(
+        "--out", metavar="DIR", type=Path, help="folder for the results (default: runs/NAME)"
+    )
+    run.add_argument(
+        "--format", choices=("table", "json"), default="table", help="what to print at the end"
+    )
+    run.set_defaults(command=_run)
+
+    validate = commands.add_parser("validate", help="check a config and tell every fault")
+    _add_config(validate)
+    validate.set_defaults(command=_validate)
+
+    listing = commands.add_parser("list", help="list series, encoders, mixtures and policies")
+    listing.set_defaults(command=_list)
+
+    doctor = commands.add_parser("doctor", help="check the installation and the devices")
+    doctor.set_defaults(command=_doctor)
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG", help="a TOML file")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="change one key, such as agents=50 or policy.greedy.window=5; policies by name, "
+        "kind or number; file names from the working directory; may be repeated",
+    )
+
+
+def _fail(code: int, *lines: str) -> int:
+    for line in lines:
+        print(f"memoa: {line}", file=sys.stderr)
+    return code
+
+
+def _load(parsed: argparse.Namespace) -> Config | None:
+    """Load the config, or tell its faults."""
+    from memoa_jax.config_faults import ConfigError
+    from memoa_jax.config_file import load
+
+    try:
+        return load(parsed.config, parsed.overrides)
+    except ConfigError as error:
+        _fail(WRONG, *error.faults)
+        return None
+
+
+def _validate(parsed: argparse.Namespace) -> int:
+    config = _load(parsed)
+    if config is None:
+        return WRONG
+    policies = ", ".join(policy.name for policy in config.policy)
+    print(f"{parsed.config}: valid: {config.agents:,} agents, {config.series.kind}, {policies}")
+    return OK
+
+
+def _list(_: argparse.Namespace) -> int:
+    from memoa_jax.config import FAMILIES
+
+    titles = {
+        "series": "series",
+        "encoder": "encoders",
+        "mixture": "mixtures",
+        "policy": "policies",
+    }
+    for family, title in titles.items():
+        print(f"{title}:")
+        for kind, table in FAMILIES[family].items():
+            print(f"  {kind:16} {(table.__doc__ or '').splitlines()[0]}")
+    return OK
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    config = _load(parsed)
+    if config is None:
+        return WRONG
+    folder = parsed.out or Path("runs") / config.name
+    fault = _prepare(folder)
+    if fault:
+        return _fail(WRONG, fault)
+
+    import jax
+
+    if config.dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
+    from memoa_jax.config_faults import ConfigError
+    from memoa_jax.report import table, to_json
+    from memoa_jax.run import RunError, run
+
+    try:
+        summary = run(config, folder, say=lambda line: print(line, file=sys.stderr, flush=True))
+    except ConfigError as error:
+        return _fail(WRONG, *(f"{parsed.config}: {line}" for line in error.faults))
+    except RunError as error:
+        return _fail(FAILED, str(error))
+    except OSError as error:
+        return _fail(FAILED, f"{folder}: results cannot be written ({error.strerror})")
+    print(to_json(summary) if parsed.format == "json" else table(summary) + "\n", end="")
+    print(f"results in {folder}", file=sys.stderr)
+    if summary["interrupted"]:
+        return _fail(INTERRUPTED, f"interrupted; not run: {', '.join(summary['not_run'])}")
+    if all(policy["server_rmse"] is None for policy in summary["policies"].values()):
+        return _fail(FAILED, "no policy kept a finite server output: see the notes of the table")
+    return OK
+
+
+def _prepare(folder: Path) -> str | None:
+    """Make the folder and try to write in it, before any time is spent; return the fault."""
+    probe = folder / f".memoa.{os.getpid()}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except (FileExistsError, NotADirectoryError):
+        return f"--out {folder}: a file stands in the way; give a folder"
+    except (OSError, ValueError) as error:
+        return f"--out {folder}: cannot be written ({getattr(error, 'strerror', None) or error})"
+    return None
+
+
+def _doctor(_: argparse.Namespace) -> int:
+    """Print one line per check; the first word is ok or BAD."""
+    failures = 0
+    for good, line in _examine():
+        failures += not good
+        print(f"{'ok ' if good else 'BAD'} {line}", flush=True)
+    return FAILED if failures else OK
+
+
+def _examine() -> Iterator[tuple[bool, str]]:
+    """Yield the checks of `memoa doctor`: whether all is well, and what was found."""
+    yield sys.version_info >= (3, 11), f"python {sys.version.split()[0]}"
+    yield True, f"memoa_jax {__version__}"
+    for package in ("jax", "jaxlib", "numpy", "pydantic", "optax", "chex"):
+        try:
+            found = version(package)
+            bad = BAD_BUILDS.get(found) if package in ("jax", "jaxlib") else None
+            yield bad is None, f"{package} {found}" + (f": {bad}; install another" if bad else "")
+        except PackageNotFoundError:
+            yield False, f"{package} is not installed: pip install memoa-jax"
+    try:
+        import jax
+
+        devices = [f"{device.platform} {device.device_kind}" for device in jax.devices()]
+        yield True, f"{len(devices)} device{'s' * (len(devices) > 1)}: {', '.join(devices)}"
+        jax.config.update("jax_enable_x64", True)
+        yield bool(jax.numpy.zeros(1).dtype == "float64"), 'float64 works (dtype = "float64")'
+        from memoa_jax import canary
+
+        canary.check_build()
+        yield True, "this jax build computes right numbers"
+        yield _self_check()
+    except Exception as error:  # a doctor tells what is wrong with whatever it meets
+        yield False, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _self_check() -> tuple[bool, str]:
+    """Solve one small game twice: closed form against the dense joint Riccati recursion."""
+    import jax
+    import jax.numpy as jnp
+
+    from memoa_jax import FeatureMoments, GameCost, solve_nash, solve_nash_dense
+
+    cost, population = GameCost(consensus=2.0, effort=0.5), 3
+    samples = jax.random.normal(jax.random.key(0), (4, 50, 1, 2), jnp.float64)
+    moments = FeatureMoments.from_samples(samples)
+    targets = jnp.linspace(-1.0, 1.0, 4)[:, None]
+    gains = solve_nash(cost, moments, targets, population).gains
+    everyone = jax.tree.map(lambda leaf: jnp.stack([leaf] * population), moments)
+    dense = solve_nash_dense(cost, everyone, targets)
+    own = gains.own + gains.mean / population
+    error = max(
+        float(jnp.max(jnp.abs(dense.state[0, :, :, :1] - own))),
+        float(jnp.max(jnp.abs(dense.offset[0] - gains.offset))),
+    )
+    return error < 1e-10, f"closed-form equilibrium equals the dense one (difference {error:.0e})"

@@ -1,0 +1,199 @@
+"""Numerical care in one place: precise products, symmetric parts, solves of tiny systems.
+
+Two families. *Matrices* (`matmul`, `solve_spd`, `solve_general`) serve the equilibrium
+recursions: one small system at a time, batched by vmap. *Lanes* (`solve_lanes`) serve the
+agents: one p x p system per agent, agents last, so that the elimination is unrolled over
+rows and every operation is a vector over agents.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from memoa_jax.types import Array
+
+UNROLLED_FEATURES = 16
+"""Largest p solved by unrolled elimination; above it the library's Cholesky serves."""
+SOLVE_BLOCK = 16384
+"""Largest number of systems handed to the library's batched Cholesky at once."""
+
+
+def symmetrise(matrix: Array) -> Array:
+    """Return (Q + Q')/2 over the last two axes.
+
+    Example:
+      >>> symmetrise(jnp.array([[1.0, 2.0], [0.0, 1.0]])).tolist()
+      [[1.0, 1.0], [1.0, 1.0]]
+    """
+    return 0.5 * (matrix + jnp.swapaxes(matrix, -1, -2))
+
+
+def matmul(*factors: Array) -> Array:
+    """Multiply left to right at full precision (accelerators default to TF32 or bfloat16).
+
+    Example:
+      >>> matmul(jnp.eye(2), 2 * jnp.eye(2), jnp.ones(2)).tolist()
+      [2.0, 2.0]
+    """
+    product = factors[0]
+    for factor in factors[1:]:
+        product = jnp.matmul(product, factor, precision=lax.Precision.HIGHEST)
+    return product
+
+
+def einsum(subscripts: str, *operands: Array) -> Array:
+    """Contract at full precision (see `matmul`)."""
+    return jnp.einsum(subscripts, *operands, precision=lax.Precision.HIGHEST)
+
+
+def solve_spd(matrix: Array, right: Array) -> Array:
+    """Solve a symmetric positive definite system by Cholesky; NaN where it is not definite.
+
+    Args:
+      matrix: [m, m], symmetric.
+      right: [m] or [m, r].
+    """
+    factor = jnp.linalg.cholesky(matrix)
+    return jax.scipy.linalg.cho_solve((factor, True), right)
+
+
+def solve_general(matrix: Array, right: Array) -> Array:
+    """Solve a general square system by LU with partial pivoting; [m, m] and [m] or [m, r]."""
+    return jnp.linalg.solve(matrix, right)
+
+
+def smallest_eigenvalue(matrix: Array) -> Array:
+    """Return the smallest eigenvalue of the symmetric part, outside differentiation."""
+    return jnp.linalg.eigvalsh(lax.stop_gradient(symmetrise(matrix)))[..., 0]
+
+
+def is_singular(matrix: Array) -> Array:
+    """Tell whether a square matrix is singular to working precision, outside differentiation.
+
+    Judged by the pivots of LU after each row is scaled to largest entry 1; over the last two
+    axes. A matrix with a NaN is not called singular (that is another trouble).
+
+    Example:
+      >>> is_singular(jnp.array([[1.0, 2.0], [2.0, 4.0]])).item(), is_singular(jnp.eye(2)).item()
+      (True, False)
+    """
+    matrix = lax.stop_gradient(matrix)
+    scale = jnp.max(jnp.abs(matrix), axis=-1, keepdims=True)
+    factor = lax.linalg.lu(matrix / jnp.where(scale > 0, scale, 1.0))[0]
+    pivots = jnp.abs(jnp.diagonal(factor, axis1=-2, axis2=-1))
+    rounding = matrix.shape[-1] * jnp.finfo(matrix.dtype).eps
+    return jnp.min(pivots, axis=-1) <= rounding * jnp.max(pivots, axis=-1)
+
+
+Lanes = Sequence[Array]
+"""A vector per agent: one [N] array per component."""
+SymmetricLanes = Sequence[Sequence[Array]]
+"""A symmetric matrix per agent: row a holds its entries [a][0..a], each an [N] array."""
+
+
+def solve_lanes(matrix: SymmetricLanes, right: Lanes) -> list[Array]:
+    """Solve one symmetric positive definite p x p system per agent; exact, O(p^3) per agent.
+
+        matrix_i x_i = right_i        for every agent i, by LDL' without pivoting
+
+    Eliminated row by row in arithmetic over agents: the way to go for p up to about
+    `UNROLLED_FEATURES` (see `ridge_lanes`). Gradients solve a second system with the same
+    matrix instead of differentiating the elimination.
+
+    Args:
+      matrix: lower triangle, ``matrix[a][b]`` for b <= a, each [N].
+      right: ``right[a]``, each [N].
+
+    Returns:
+      The solution's p components, each [N].
+
+    Example:
+      >>> two, one = jnp.full(3, 2.0), jnp.ones(3)
+      >>> [float(x[0]) for x in solve_lanes([[two], [one, two]], [two, one])]
+      [1.0, 0.0]
+    """
+    p = len(right)
+    symmetric = [[matrix[max(a, b)][min(a, b)] for b in range(p)] for a in range(p)]
+
+    def multiply(x: Lanes) -> list[Array]:
+        return [sum((row[b] * x[b] for b in range(1, p)), row[0] * x[0]) for row in symmetric]
+
+    solution: list[Array] = lax.custom_linear_solve(
+        multiply, list(right), solve=lambda _, b: _solve_ldl(matrix, b), symmetric=True
+    )
+    return solution
+
+
+def _solve_ldl(matrix: SymmetricLanes, right: Lanes) -> list[Array]:
+    """Solve by LDL' unrolled over rows: no branch, no gather, one lane per agent."""
+    p = len(right)
+    lower: list[list[Array]] = []
+    inverse_pivots: list[Array] = []
+    for a in range(p):
+        # scaled[b] = L[a][b] * D[b]; the division by the pivot is paid once per row
+        scaled: list[Array] = []
+        for b in range(a):
+            entry = matrix[a][b]
+            for c in range(b):
+                entry = entry - scaled[c] * lower[b][c]
+            scaled.append(entry)
+        lower.append([s * inverse_pivots[b] for b, s in enumerate(scaled)])
+        pivot = matrix[a][a]
+        for b in range(a):
+            pivot = pivot - scaled[b] * lower[a][b]
+        inverse_pivots.append(1.0 / pivot)
+    forward: list[Array] = []
+    for a in range(p):
+        value = right[a]
+        for b in range(a):
+            value = value - lower[a][b] * forward[b]
+        forward.append(value)
+    solution = [f * inverse for f, inverse in zip(forward, inverse_pivots, strict=True)]
+    for a in reversed(range(p)):
+        for b in range(a + 1, p):
+            solution[a] = solution[a] - lower[b][a] * solution[b]
+    return solution
+
+
+def ridge_lanes(rows: Array, right: Array, weights: Array, ridge: Array) -> Array:
+    """Fit one weighted ridge regression per agent; exact, O(R p^2 + p^3) per agent.
+
+        x_i = argmin_x sum_r weights_r (right_ri - rows_ri' x)^2 + ridge |x|^2
+
+    Args:
+      rows: [R, p, N], the regressors.
+      right: [R, N], what they explain.
+      weights: [R], shared by all agents, >= 0.
+      ridge: scalar > 0.
+
+    Returns:
+      [p, N].
+
+    Example:
+      >>> rows = jnp.ones((1, 1, 2))
+      >>> ridge_lanes(rows, jnp.ones((1, 2)), jnp.ones(1), jnp.ones(())).tolist()
+      [[0.5, 0.5]]
+    """
+    p = rows.shape[1]
+    weighted = rows * weights[:, None, None]
+    if p > UNROLLED_FEATURES:
+        gram = einsum("rai,rbi->iab", weighted, rows) + ridge * jnp.eye(p, dtype=rows.dtype)
+        moment = einsum("rai,ri->ia", weighted, right)
+        # Bounded blocks: very large batches of tiny factorizations can fail on GPUs.
+        solve = functools.partial(lax.map, lambda pair: solve_spd(*pair))
+        return solve((gram, moment), batch_size=SOLVE_BLOCK).T
+    matrix = [
+        [
+            jnp.sum(weighted[:, a] * rows[:, b], axis=0) + (ridge if a == b else 0.0)
+            for b in range(a + 1)
+        ]
+        for a in range(p)
+    ]
+    return jnp.stack(
+        solve_lanes(matrix, [jnp.sum(weighted[:, a] * right, axis=0) for a in range(p)])
+    )

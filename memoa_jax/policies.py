@@ -1,0 +1,429 @@
+"""Policies: greedy, decentralized, centralized. Assembly only: the mathematics is in `nash`.
+
+Every policy remembers the last steps in a ring (slot s mod L holds step s). A step is entered
+into the ring when its target is seen, at the start of the next one, so nothing in this file
+can know y_{t+1} while it decides at step t. Agents are the last axis throughout.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from memoa_jax.game import FeatureMoments, GameCost
+from memoa_jax.linalg import ridge_lanes
+from memoa_jax.nash import FeedbackGains, solve_nash
+from memoa_jax.types import (
+    Action,
+    Array,
+    Dimensions,
+    Observation,
+    Population,
+    Status,
+    record,
+    static,
+)
+
+Information = Literal["feedback", "offline"]
+
+
+@record
+class Window:
+    """The last L completed steps of a block, a ring: slot s mod L holds step s.
+
+    `features` [L, d, p, N] are Z_s, `residuals` [L, d, N] are y_{s+1} - Y_s (Y_s the value the
+    increment was added to), `known` [L] says whether y_{s+1} was seen. The step in progress
+    waits in `pending_features` [d, p, N] and `pending_base` [d, N].
+    """
+
+    features: Array
+    residuals: Array
+    known: Array
+    pending_features: Array
+    pending_base: Array
+
+    @classmethod
+    def empty(cls, length: int, dimensions: Dimensions, num_agents: int, dtype: Any) -> Window:
+        """Return a window in which nothing has happened."""
+        d, p = dimensions.outputs, dimensions.features
+        return cls(
+            features=jnp.zeros((length, d, p, num_agents), dtype),
+            residuals=jnp.zeros((length, d, num_agents), dtype),
+            known=jnp.zeros((length,), bool),
+            pending_features=jnp.zeros((d, p, num_agents), dtype),
+            pending_base=jnp.zeros((d, num_agents), dtype),
+        )
+
+    @property
+    def length(self) -> int:
+        """Number L of steps held."""
+        return self.features.shape[0]
+
+    def complete(self, observation: Observation) -> Window:
+        """Enter the step in progress, whose target has now been observed."""
+        slot = (observation.step - 1) % self.length
+        residual = observation.target[:, None] - self.pending_base
+        seen = observation.known & (observation.step > 0)
+        return Window(
+            features=self.features.at[slot].set(self.pending_features),
+            residuals=self.residuals.at[slot].set(residual),
+            known=self.known.at[slot].set(seen),
+            pending_features=self.pending_features,
+            pending_base=self.pending_base,
+        )
+
+    def begin(self, features: Array, base: Array) -> Window:
+        """Put the new step in waiting."""
+        return Window(self.features, self.residuals, self.known, features, base)
+
+
+@record
+class Greedy:
+    """See `greedy`."""
+
+    cost: GameCost
+    window: int = static()
+
+    def init(self, dimensions: Dimensions, num_agents: int, dtype: Any) -> Window:
+        """Return an empty window."""
+        return Window.empty(self.window, dimensions, num_agents, dtype)
+
+    def act(self, state: Window, observation: Observation) -> tuple[Window, Action]:
+        """Fit the recent residuals, each agent its own, and apply the fit once more."""
+        state = state.complete(observation)
+        control = greedy_control(self, state, observation.step)
+        base = observation.prediction
+        action = Action(base=base, control=control, status=jnp.int32(Status.OK))
+        return state.begin(observation.features, base), action
+
+
+def greedy_control(policy: Greedy, window: Window, step: Array) -> Array:
+    """Return each agent's ridge read-out of its own last residuals, [p, N].
+
+    beta = argmin_b sum_{s=max(t-W,0)}^{t-1} e^{-forgetting (t-1-s)} |y_{s+1}-Y_s-Z_s b|^2
+                    + effort |b|^2
+    """
+    length, outputs, features, _ = window.features.shape
+    dtype = window.features.dtype
+    age = (step - 1 - jnp.arange(length)) % length
+    counted = window.known & (age < policy.window) & (age < step)
+    forgetting = jnp.asarray(policy.cost.forgetting, dtype)
+    weights = jnp.where(counted, jnp.exp(-forgetting * age.astype(dtype)), 0.0)
+    return ridge_lanes(
+        window.features.reshape(length * outputs, features, -1),
+        window.residuals.reshape(length * outputs, -1),
+        jnp.repeat(weights, outputs),
+        jnp.asarray(policy.cost.effort, dtype),
+    )
+
+
+@record
+class History:
+    """What the population as a whole went through in the last L steps; rings like `Window`.
+
+    `mean` [L, d, p] and `second` [L, d, d, p, p] are the moments of the realised features of
+    step s, `origins` [L, d] is y_s and `targets` [L, d] is y_{s+1}; `origins_known` [L] says
+    whether y_s was observed. `last` and `last_known` are y_t and its flag.
+    """
+
+    mean: Array
+    second: Array
+    origins: Array
+    targets: Array
+    origins_known: Array
+    last: Array
+    last_known: Array
+
+    @classmethod
+    def empty(cls, length: int, dimensions: Dimensions, dtype: Any) -> History:
+        """Return a history in which nothing has happened."""
+        d, p = dimensions.outputs, dimensions.features
+        return cls(
+            mean=jnp.zeros((length, d, p), dtype),
+            second=jnp.zeros((length, d, d, p, p), dtype),
+            origins=jnp.zeros((length, d), dtype),
+            targets=jnp.zeros((length, d), dtype),
+            origins_known=jnp.zeros((length,), bool),
+            last=jnp.zeros((d,), dtype),
+            last_known=jnp.zeros((), bool),
+        )
+
+    def complete(self, observation: Observation, features: Array) -> History:
+        """Enter the step in progress: its realised moments and the target just seen."""
+        slot = (observation.step - 1) % self.mean.shape[0]
+        moments = population_moments(features, observation.population)
+        return History(
+            mean=self.mean.at[slot].set(moments.mean),
+            second=self.second.at[slot].set(moments.second),
+            origins=self.origins.at[slot].set(self.last),
+            targets=self.targets.at[slot].set(observation.target),
+            origins_known=self.origins_known.at[slot].set(self.last_known),
+            last=observation.target,
+            last_known=observation.known,
+        )
+
+
+def population_moments(features: Array, population: Population) -> FeatureMoments:
+    """Return the population's mean and second moments of realised features [d, p, N]."""
+    d, p, count = features.shape
+    flat = features.reshape(d * p, count)
+    products = population.products(flat, flat) / population.size
+    return FeatureMoments(
+        mean=population.mean(features),
+        second=jnp.moveaxis(products.reshape(d, p, d, p), 2, 1),
+    )
+
+
+@record
+class GameState:
+    """A game policy's memory: the block's own window, and the population's history."""
+
+    window: Window
+    history: History
+
+
+@record
+class HindsightGame:
+    """See `decentralized` and `centralized`; `finite` says whether 1/N enters the game."""
+
+    cost: GameCost
+    local: Greedy
+    sync_every: Array | int
+    horizon: int = static()
+    information: Information = static()
+    finite: bool = static()
+
+    def init(self, dimensions: Dimensions, num_agents: int, dtype: Any) -> GameState:
+        """Return empty memories, long enough for the game and for the greedy steps."""
+        length = max(self.horizon, self.local.window)
+        return GameState(
+            window=Window.empty(length, dimensions, num_agents, dtype),
+            history=History.empty(length, dimensions, dtype),
+        )
+
+    def act(self, state: GameState, observation: Observation) -> tuple[GameState, Action]:
+        """Play the game on the known last steps when it is time to; be greedy otherwise."""
+        history = state.history.complete(observation, state.window.pending_features)
+        window = state.window.complete(observation)
+        step = observation.step
+        slots = (step - self.horizon + jnp.arange(self.horizon)) % window.length
+        played = (
+            (step >= self.horizon)
+            & (step % self.sync_every == 0)
+            & jnp.all(window.known[slots])
+            & history.origins_known[slots[0]]
+        )
+        action = lax.cond(
+            played,
+            lambda: replay(self, window, history, slots, observation.population),
+            lambda: Action(
+                base=observation.prediction,
+                control=greedy_control(self.local, window, step),
+                status=jnp.int32(Status.OK),
+            ),
+        )
+        return GameState(window.begin(observation.features, action.base), history), action
+
+
+def replay(
+    policy: HindsightGame, window: Window, history: History, slots: Array, population: Population
+) -> Action:
+    """Solve the game on the window's steps and let the agents live through it once more.
+
+    Every agent starts at the y of the window's first step and applies the equilibrium gains to
+    its own realised features; the mean field is the realised one, or in the offline pattern the
+    one that the gains imply. The last state and the last control are the action.
+    """
+    moments = FeatureMoments(mean=history.mean[slots], second=history.second[slots])
+    size = population.size if policy.finite else None
+    equilibrium = solve_nash(policy.cost, moments, history.targets[slots], size)
+
+    def controls(gains: FeedbackGains, states: Array, mean_field: Array) -> Array:
+        common = jnp.sum(gains.mean * mean_field[None], axis=1) + gains.offset
+        own = jnp.sum(gains.own[:, :, None] * states[None], axis=1)
+        return -(own + common[:, None])
+
+    def live(
+        carry: tuple[Array, Array], step: tuple[Array, FeedbackGains, Array]
+    ) -> tuple[tuple[Array, Array], None]:
+        states, mean_field = carry
+        slot, gains, mean_features = step
+        chosen = controls(gains, states, mean_field)
+        states = states + jnp.sum(window.features[slot] * chosen[None], axis=1)
+        if policy.information == "feedback":
+            mean_field = population.mean(states)
+        else:
+            implied = jnp.sum((gains.own + gains.mean) * mean_field[None], axis=1) + gains.offset
+            mean_field = mean_field - jnp.sum(mean_features * implied[None], axis=1)
+        return (states, mean_field), None
+
+    start = history.origins[slots[0]]
+    everyone = jnp.broadcast_to(start[:, None], window.pending_base.shape)
+    steps = (slots, equilibrium.gains, moments.mean)
+    before = jax.tree.map(lambda leaf: leaf[:-1], steps)
+    (states, mean_field), _ = lax.scan(live, (everyone, start), before)
+    # The last step is written out because its control is wanted.
+    slot, gains, _ = jax.tree.map(lambda leaf: leaf[-1], steps)
+    control = controls(gains, states, mean_field)
+    base = states + jnp.sum(window.features[slot] * control[None], axis=1)
+    return Action(base=base, control=control, status=equilibrium.status)
+
+
+def _integer(owner: str, name: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{owner}: {name} = {value!r}: allowed is an integer >= 1")
+
+
+def greedy(cost: GameCost | None = None, window: int = 3) -> Greedy:
+    """Make the greedy baseline: each agent fits its own recent residuals and looks no further.
+
+        beta^i_t = argmin_b sum_{s=max(t-W,0)}^{t-1} e^{-forgetting (t-1-s)}
+                       |y_{s+1} - Y^i_s - Z^i_s b|^2 + effort |b|^2,     Y^i_{t+1} = Y^i_t + Z^i_t b
+
+    Exact; O(W d p^2 + p^3) per agent and step. It integrates a delayed residual and is unstable
+    when effort is small beside the features' Gram matrix or the window is long: windows of 2
+    to 5 with an effort of about 10 are sound on the standard series, and a run says so when
+    agents diverge. It ignores the other agents: consensus and ensemble play no part.
+
+    Args:
+      cost: of which effort (> 0, per squared control) and forgetting (per step) are used;
+        default effort 10.
+      window: W, steps fitted; static.
+
+    Raises:
+      ValueError: if window < 1.
+
+    Source: arXiv 2505.00216 (the local agents of the predecessor).
+
+    Example:
+      >>> greedy(GameCost(effort=5.0), window=2).window
+      2
+    """
+    _integer("greedy", "window", window)
+    return Greedy(cost=GameCost(effort=10.0) if cost is None else cost, window=window)
+
+
+def decentralized(
+    cost: GameCost | None = None,
+    horizon: int = 3,
+    window: int = 3,
+    sync_every: int | Array = 1,
+    information: Information = "feedback",
+    game: str = "hindsight",
+    greedy_effort: Any = None,
+) -> HindsightGame:
+    """Make the decentralized policy: the closed-form mean-field equilibrium, agent by agent.
+
+    At every step t >= T with t mod sync_every = 0 the agents play the game of `solve_nash` on
+    the last T steps, whose targets are known, with population None (the limit): each needs its
+    own state and the mean field only. They start at y_{t-T}, live through the window with the
+    equilibrium gains, and carry on from where they end, with the last control. At all other
+    steps, and where a target of the window is missing, they are greedy.
+
+        beta^i_s = -(own_s Y^i_s + mean_s Ybar_s + offset_s),     s = t-T..t-1
+        Y^i_t <- the replayed value,   Y^i_{t+1} = Y^i_t + Z^i_t beta^i_{t-1}
+
+    Exact for the limit, an O(1/N) approximation of `centralized`; O(T d p) per agent and game,
+    besides O(d^2 p^2) for the moments and the solver's cost, independent of N. Read its results
+    soberly: most of its gain over greedy is the re-anchoring at y_{t-T}; compare with the same
+    game with consensus = ensemble = 0.
+
+    Args:
+      cost: the game's cost; `effort` > 0.
+      horizon: T, steps per game; static.
+      window: of the greedy steps; static.
+      sync_every: steps between games, >= 1; may be traced.
+      information: "feedback" (the realised mean field of the replay is broadcast) or "offline"
+        (agents roll the mean field that the gains imply); static.
+      game: "hindsight", the game above.
+      greedy_effort: effort of the greedy steps; default the game's.
+
+    Raises:
+      ValueError: if an argument is outside what is allowed.
+
+    Source: arXiv 2605.05492; the closed form is own derivation, tested in tests/test_nash.py.
+
+    Example:
+      >>> decentralized(GameCost(consensus=2.0), horizon=5).horizon
+      5
+    """
+    return _hindsight(
+        "decentralized", cost, horizon, window, sync_every, information, game, greedy_effort, False
+    )
+
+
+def centralized(
+    cost: GameCost | None = None,
+    horizon: int = 3,
+    window: int = 3,
+    sync_every: int | Array = 1,
+    information: Information = "feedback",
+    game: str = "hindsight",
+    greedy_effort: Any = None,
+) -> HindsightGame:
+    """Make the centralized policy: the exact Nash equilibrium for the run's N agents.
+
+    As `decentralized` in every respect but one: the game is solved for the population's size,
+    by the reduction that makes its cost independent of N. Exact; same cost.
+
+        gains = solve_nash(cost, moments, targets, population=N).gains
+
+    Args:
+      cost: see `decentralized`, as for all other arguments.
+      horizon: T, steps per game; static.
+      window: of the greedy steps; static.
+      sync_every: steps between games, >= 1; may be traced.
+      information: "feedback" or "offline"; static.
+      game: "hindsight".
+      greedy_effort: effort of the greedy steps; default the game's.
+
+    Raises:
+      ValueError: if an argument is outside what is allowed.
+
+    Source: arXiv 1912.03931 (exact reduction of finite exchangeable populations); own derivation.
+
+    Example:
+      >>> centralized().finite
+      True
+    """
+    return _hindsight(
+        "centralized", cost, horizon, window, sync_every, information, game, greedy_effort, True
+    )
+
+
+def _hindsight(
+    owner: str,
+    cost: GameCost | None,
+    horizon: int,
+    window: int,
+    sync_every: int | Array,
+    information: Information,
+    game: str,
+    greedy_effort: Any,
+    finite: bool,
+) -> HindsightGame:
+    _integer(owner, "horizon", horizon)
+    _integer(owner, "window", window)
+    if not isinstance(sync_every, jax.Array):
+        _integer(owner, "sync_every", sync_every)
+    if information not in ("feedback", "offline"):
+        raise ValueError(
+            f"{owner}: information = {information!r}: allowed is 'feedback' or 'offline'"
+        )
+    if game != "hindsight":
+        raise ValueError(f"{owner}: game = {game!r}: allowed is 'hindsight'")
+    cost = GameCost() if cost is None else cost
+    local = GameCost(
+        effort=cost.effort if greedy_effort is None else greedy_effort, forgetting=cost.forgetting
+    )
+    return HindsightGame(
+        cost=cost,
+        local=Greedy(cost=local, window=window),
+        sync_every=sync_every,
+        horizon=horizon,
+        information=information,
+        finite=finite,
+    )

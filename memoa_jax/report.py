@@ -1,0 +1,257 @@
+"""What a run leaves behind: the summary, its table, and the files, each written whole.
+
+The summary is plain data (strict JSON); the table shows nothing that it does not hold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+METRICS = (
+    "server_rmse",
+    "mean_field_rmse",
+    "mean_agent_rmse",
+    "worst_agent_rmse",
+    "best_agent_rmse",
+    "mean_agent_cost",
+    "worst_agent_cost",
+    "best_agent_cost",
+    "agent_cost_variance",
+    "mean_agent_effort",
+)
+"""Measured per policy. Costs are summed squared errors over the scored steps, effort apart."""
+
+_COLUMNS = {
+    "server_rmse": "server",
+    "mean_field_rmse": "mean field",
+    "mean_agent_rmse": "mean agent",
+    "worst_agent_rmse": "worst agent",
+    "worst_agent_cost": "worst cost",
+    "under_performer_regret": "regret",
+    "seconds": "seconds",
+    "compile_seconds": "compile",
+    "agent_steps_per_second": "agent-steps/s",
+}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One policy's run, on the host.
+
+    `metrics` holds `METRICS` and "best_readout_worst_cost" (NaN where not run), `seconds` the
+    wall clock of the run, `compile_seconds` of it the compiler's. `trajectories` maps array
+    names to arrays.
+    """
+
+    label: str
+    kind: str
+    game: str | None
+    metrics: Mapping[str, float]
+    worst_agent: int
+    diverged_agents: int
+    status: int
+    notes: Sequence[str]
+    seconds: float
+    compile_seconds: float
+    trajectories: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that a run found: its setting, its policies in order, and what they compare with."""
+
+    name: str
+    agents: int
+    seed: int
+    dtype: str
+    series: str
+    steps: int
+    outputs: int
+    scored_steps: int
+    persistence: float
+    running_mean: float
+    policies: Sequence[Finished]
+    not_run: Sequence[str] = ()
+    """Labels of policies that an interruption cut off."""
+
+
+def summarise(found: Comparison) -> dict[str, Any]:
+    """Return the summary: what summary.json holds, non-finite numbers as null and flagged.
+
+    Regret is against the first centralized hindsight policy of the run, and null where none
+    finished; against the best fixed read-out in hindsight it stands under its own key.
+    """
+    reference = next((p for p in found.policies if p.game == "centralized hindsight"), None)
+    return {
+        "name": found.name,
+        "interrupted": bool(found.not_run),
+        "not_run": list(found.not_run),
+        "agents": found.agents,
+        "seed": found.seed,
+        "dtype": found.dtype,
+        "series": found.series,
+        "steps": found.steps,
+        "outputs": found.outputs,
+        "scored_steps": found.scored_steps,
+        "regret_reference": None if reference is None else reference.label,
+        "policies": {p.label: _policy(found, p, reference) for p in found.policies},
+        "baselines": _numbers(
+            {"persistence": found.persistence, "running_mean": found.running_mean}
+        ),
+    }
+
+
+def _policy(found: Comparison, one: Finished, reference: Finished | None) -> dict[str, Any]:
+    numbers: dict[str, float | None] = {name: one.metrics[name] for name in METRICS}
+    worst, readout = one.metrics["worst_agent_cost"], one.metrics["best_readout_worst_cost"]
+    numbers["under_performer_regret"] = (
+        None if reference is None else worst - reference.metrics["worst_agent_cost"]
+    )
+    # NaN says "not run" here: a ridge fit of finite features is finite.
+    numbers["under_performer_regret_best_readout"] = (
+        None if math.isnan(readout) else worst - readout
+    )
+    numbers["seconds"] = one.seconds
+    numbers["compile_seconds"] = one.compile_seconds
+    running = max(one.seconds - one.compile_seconds, 1e-9)
+    numbers["agent_steps_per_second"] = found.agents * found.steps / running
+    return {
+        "kind": one.kind,
+        **_numbers(numbers),
+        "worst_agent": one.worst_agent,
+        "diverged_agents": one.diverged_agents,
+        "status": one.status,
+        "notes": list(one.notes),
+    }
+
+
+def _numbers(values: Mapping[str, float | None]) -> dict[str, Any]:
+    """Make numbers fit for strict JSON; `non_finite` lists those that were not finite."""
+    plain = {k: None if v is None or not math.isfinite(v) else float(v) for k, v in values.items()}
+    odd = [k for k, v in values.items() if v is not None and not math.isfinite(v)]
+    return {**plain, "non_finite": odd}
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """Return a summary as an aligned table with its notes below.
+
+    A baseline is one prediction for everybody, so its RMSE stands in all four RMSE columns.
+    """
+    rows = [["policy", *_COLUMNS.values()]]
+    remarks = [""]
+    for label, policy in summary["policies"].items():
+        rows.append([label, *(_cell(policy, key) for key in _COLUMNS)])
+        gone = policy["diverged_agents"]
+        remarks.append(f"diverged: {gone:,} of {summary['agents']:,} agents" if gone else "")
+    for label in ("persistence", "running_mean"):
+        value = _cell(summary["baselines"], label)
+        rows.append([label, *[value] * 4, *["-"] * (len(_COLUMNS) - 4)])
+        remarks.append("")
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            [row[0].ljust(widths[0])]
+            + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+            + [remark]
+        ).rstrip()
+        for row, remark in zip(rows, remarks, strict=True)
+    ]
+    title = (
+        f"{summary['name']}: {summary['agents']:,} agents, {summary['steps']:,} steps of "
+        f"{summary['series']}, seed {summary['seed']}, {summary['dtype']}"
+    )
+    return "\n".join([title, "", *lines, "", *_footnotes(summary)])
+
+
+def _cell(numbers: Mapping[str, Any], key: str) -> str:
+    value = numbers[key]
+    if value is None:
+        return "not finite" if key in numbers["non_finite"] else "-"
+    if key == "agent_steps_per_second":
+        return f"{value:,.0f}"
+    if key.endswith("seconds"):
+        return f"{value:.2f}"
+    return f"{value:.5g}"
+
+
+def _footnotes(summary: Mapping[str, Any]) -> list[str]:
+    reference = summary["regret_reference"]
+    lines = [
+        "server .. worst agent: RMSE of predictions made before the target was seen; "
+        "worst cost: the worst agent's summed squared error.",
+        f"regret: worst cost minus that of {reference}."
+        if reference
+        else "regret: -, no centralized hindsight policy was run.",
+        "seconds include compile; agent-steps/s do not.",
+    ]
+    if summary["interrupted"]:
+        lines.append(f"INTERRUPTED: not run: {', '.join(summary['not_run'])}")
+    for label, policy in summary["policies"].items():
+        lines += [f"{label}: {note}" for note in policy["notes"]]
+    return lines
+
+
+def to_json(content: Mapping[str, Any]) -> str:
+    """Write strict JSON: a number that is not finite is an error, not a word of its own."""
+    return json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def write(
+    folder: Path,
+    summary: Mapping[str, Any],
+    arrays: Mapping[str, NDArray[Any]],
+    config_text: str,
+    manifest: Mapping[str, Any],
+) -> None:
+    """Write a run's four files; the manifest comes last and holds the others' hashes.
+
+    Each file is written under a temporary name and then renamed, so a reader sees the old
+    file or the new one. The same run gives the same bytes, times in the summary apart.
+    """
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **arrays)  # type: ignore[arg-type]
+    files = {
+        "config.toml": config_text.encode(),
+        "trajectories.npz": packed.getvalue(),
+        "summary.json": to_json(summary).encode(),
+    }
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    files["manifest.json"] = to_json({**manifest, "sha256": hashes}).encode()
+    for name, content in files.items():
+        replace(folder / name, content)
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a file whole, or leave the old one as it was."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def file_hash(path: Path) -> str:
+    """Return a file's sha256 in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def platform_facts() -> dict[str, str]:
+    """Return Python's version and the platform, without the machine's name or paths."""
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+    }

@@ -1,0 +1,231 @@
+"""Axis letters, records, the contracts of encoders, policies and mixtures, status bits.
+
+Axis letters, fixed here once for the whole package:
+
+    N agents   n points of a series   T game horizon   W greedy window   K types
+    d outputs  p features per output  k inputs         L steps a window holds
+
+Public arrays put agents first, ``[N, ...]``. Inside the scan over time agents are the
+*last* axis (``[d, N]``, ``[d, p, N]``): a stack of tiny problems, one per agent, is then
+plain vector arithmetic over agents.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar, dataclass_transform
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+Scalar = jax.Array | float
+"""A number that may be traced: a Python float, a NumPy scalar or a 0-d array."""
+Tree = Any
+"""A pytree whose structure is private to the object that made it."""
+
+_T = TypeVar("_T")
+
+
+def static(**kwargs: Any) -> Any:
+    """Declare a record field that is part of the program (a size, a name), not a leaf."""
+    return dataclasses.field(metadata={"static": True}, **kwargs)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(static, dataclasses.field))
+def record(cls: type[_T]) -> type[_T]:
+    """Make a frozen dataclass that is a pytree: numbers are leaves, ``static()`` fields are not.
+
+    Example:
+      >>> @record
+      ... class Ridge:
+      ...     strength: Scalar
+      ...     window: int = static(default=3)
+      >>> jax.tree.leaves(Ridge(strength=0.5, window=7))
+      [0.5]
+    """
+    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+
+
+class Status(enum.IntFlag):
+    """Numerical trouble met inside a compiled program, one bit each; 0 is none.
+
+    A status travels as an int32 scalar and is turned into sentences by `explain`.
+    """
+
+    OK = 0
+    NON_FINITE = 1
+    INDEFINITE = 2
+    SINGULAR = 4
+
+
+_SENTENCES = {
+    Status.NON_FINITE: "a prediction or a gain is infinite or not a number: the policy diverged; "
+    "raise effort, shorten the window, or use dtype = float64",
+    Status.INDEFINITE: "the second-order condition fails (H2 of the game is not positive "
+    "definite): the gains are stationary but no equilibrium; raise effort, or tracking + consensus",
+    Status.SINGULAR: "a linear system of the solver is singular to working precision: "
+    "its solution is not usable; raise effort or use float64",
+}
+
+
+def explain(status: int | Array) -> list[str]:
+    """Return one sentence per status bit that is set; an empty list when all is well.
+
+    Example:
+      >>> explain(0)
+      []
+      >>> explain(Status.SINGULAR)[0][:26]
+      'a linear system of the sol'
+    """
+    return [sentence for bit, sentence in _SENTENCES.items() if int(status) & bit]
+
+
+@record
+class Agents:
+    """A block of agents: who they are, and the seed of their private draws.
+
+    `index` ([N] uint32) is each agent's place in the whole population, so a draw is the same
+    whichever block, device or population size the agent is simulated in. `key` ([2] uint32)
+    is the run's seed (see `memoa_jax.draws`).
+    """
+
+    index: Array
+    key: Array
+
+
+def _whole(partial: Array) -> Array:
+    return partial
+
+
+@record
+class Population:
+    """What a block may ask of the whole population: its size, and sums over all its agents.
+
+    `size` is the number of agents, a traced scalar. `combine` turns a block's partial sum into
+    the sum over *all* blocks of the population (it does nothing where one block holds them
+    all). These sums are the only way in which agents influence one another, so where they live
+    is a matter of placement alone.
+    """
+
+    size: Array
+    combine: Callable[[Array], Array] = static(default=_whole)
+
+    def total(self, values: Array) -> Array:
+        """Sum a block's ``[..., N]`` array over all agents of the population."""
+        return self.combine(jnp.sum(values, axis=-1))
+
+    def mean(self, values: Array) -> Array:
+        """Average a block's ``[..., N]`` array over all agents of the population."""
+        return self.total(values) / self.size
+
+    def products(self, left: Array, right: Array) -> Array:
+        """Return sum_i left_i right_i' over all agents, [m, r], for ``[m, N]`` and ``[r, N]``."""
+        if left.shape[0] * right.shape[0] < 4:
+            return self.total(left[:, None] * right[None])
+        # As a matrix product: ten times faster than summing the m r products one by one. Not
+        # so for a single one, which the library adds up in one float32 running sum.
+        product = jnp.matmul(left, right.T, precision=jax.lax.Precision.HIGHEST)
+        return self.combine(product)
+
+
+@record
+class Observation:
+    """All that agents know when they choose their control at step t. Nothing later than y_t.
+
+    `step` is t. `target` [d] is y_t and `known` says whether it was observed; when it was
+    not, `target` is the last observed value. `prediction` [d, N] is what each agent predicted
+    for time t before y_t was seen; `features` [d, p, N] are Z_t.
+    """
+
+    step: Array
+    target: Array
+    known: Array
+    prediction: Array
+    features: Array
+    population: Population
+
+
+@record
+class Action:
+    """What agents decide at step t: their next prediction is ``base + features @ control``.
+
+    `base` [d, N] is the value that the increment is added to, `control` [p, N] the read-out
+    increment, `status` the bits of `Status` that the decision met.
+    """
+
+    base: Array
+    control: Array
+    status: Array
+
+
+@record
+class Dimensions:
+    """The static sizes of a run: inputs k, outputs d, and features p per output."""
+
+    inputs: int = static()
+    outputs: int = static()
+    features: int = static()
+
+
+class Encoder(Protocol):
+    """Turns inputs into each agent's features. Data (a pytree) plus three pure functions.
+
+    `features` is the static number p of features per output.
+    """
+
+    @property
+    def features(self) -> int:
+        """Number p of features per output."""
+        ...
+
+    def parameters(self, agents: Agents, dimensions: Dimensions, dtype: Any) -> Tree:
+        """Draw what stays fixed in an agent's life; per-agent leaves have agents last."""
+        ...
+
+    def init(self, parameters: Tree, agents: Agents, dimensions: Dimensions, dtype: Any) -> Tree:
+        """Return the state before step 0."""
+        ...
+
+    def encode(
+        self, parameters: Tree, state: Tree, agents: Agents, inputs: Array, step: Array
+    ) -> tuple[Tree, Array]:
+        """Return the next state and Z_t [d, p, N] for inputs x_t ([k], or [k, N] per agent)."""
+        ...
+
+
+class Policy(Protocol):
+    """Chooses every agent's control. Data (a pytree) plus two pure functions."""
+
+    def init(self, dimensions: Dimensions, num_agents: int, dtype: Any) -> Tree:
+        """Return the state before step 0 for a block of `num_agents`."""
+        ...
+
+    def act(self, state: Tree, observation: Observation) -> tuple[Tree, Action]:
+        """Return the next state and the decision at this step."""
+        ...
+
+
+class Mixture(Protocol):
+    """Fits the server's weights on the agents. Data (a pytree) plus three pure functions."""
+
+    def init(self, dimensions: Dimensions, num_agents: int, dtype: Any) -> Tree:
+        """Return the state before step 0 (uniform weights)."""
+        ...
+
+    def mix(
+        self, state: Tree, observation: Observation, next_prediction: Array
+    ) -> tuple[Tree, Array]:
+        """Weigh the agents by their predictions for y_t; return the output [d] for y_{t+1}."""
+        ...
+
+    def weights(self, state: Tree, population: Population) -> Array:
+        """Return the block's current weights [N]."""
+        ...
+
+
+def real_dtype(*values: Any) -> Any:
+    """Return the floating dtype that a computation on `values` takes (at least float32)."""
+    return jnp.result_type(jnp.float32, *[jnp.asarray(v).dtype for v in values])

@@ -1,0 +1,103 @@
+"""Draws: known answers, JAX's own cipher, moments, independence of population and order."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.random import threefry_2x32
+
+from memoa_jax.draws import (
+    Stream,
+    _sine,
+    normals,
+    seed_words,
+    threefry2x32,
+    uniform_integers,
+)
+from memoa_jax.types import Agents
+
+
+def crowd(count, seed=0, start=0):
+    index = jnp.arange(start, start + count, dtype=jnp.uint32)
+    return Agents(index, seed_words(jax.random.key(seed)))
+
+
+@pytest.mark.parametrize(
+    ("key", "counter", "answer"),
+    [  # the published known answers of the Random123 distribution
+        ((0, 0), (0, 0), (0x6B200159, 0x99BA4EFE)),
+        ((0xFFFFFFFF,) * 2, (0xFFFFFFFF,) * 2, (0x1CB996FC, 0xBB002BE7)),
+        ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
+    ],
+)
+def test_cipher_gives_its_known_answers(key, counter, answer):
+    words = threefry2x32(tuple(map(jnp.uint32, key)), tuple(map(jnp.uint32, counter)))
+    assert tuple(map(int, words)) == answer
+
+
+def test_cipher_equals_jax_bit_for_bit():
+    rng = np.random.default_rng(0)
+    key = rng.integers(0, 2**32, 2, dtype=np.uint32)
+    counter = rng.integers(0, 2**32, (2, 1000), dtype=np.uint32)
+    ours = threefry2x32(tuple(jnp.asarray(key)), tuple(jnp.asarray(counter)))
+    theirs = threefry_2x32(jnp.asarray(key), jnp.asarray(counter.reshape(-1)))
+    np.testing.assert_array_equal(np.concatenate(ours), np.asarray(theirs))
+
+
+def test_short_polynomial_matches_numpy():
+    angle = np.linspace(-np.pi / 2, np.pi / 2, 100_001)
+    sine = _sine(jnp.asarray(angle, jnp.float32))
+    exact = angle.astype(np.float32).astype(np.float64)
+    np.testing.assert_allclose(sine, np.sin(exact), atol=2e-7)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_normals_have_the_moments_and_tails_of_a_normal(dtype):
+    draws = np.asarray(normals(crowd(200_000), Stream.FEATURE_NOISE, 7, 3, dtype))
+    assert draws.dtype == dtype
+    count = draws.size
+    # four standard errors of each sample moment
+    for power, mean, variance in [(1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)]:
+        assert (
+            abs(np.mean(draws.astype(np.float64) ** power) - mean) < 4 * (variance / count) ** 0.5
+        )
+    correlation = np.corrcoef(draws)
+    assert np.abs(correlation - np.eye(3)).max() < 4 / 200_000**0.5
+    beyond = np.mean(np.abs(draws) > 4)
+    assert abs(beyond - 6.334e-5) < 4 * (6.334e-5 / count) ** 0.5
+
+
+def test_float32_and_float64_see_the_same_draws():
+    single = np.asarray(normals(crowd(10_000), Stream.BIASES, 0, 4, jnp.float32))
+    double = np.asarray(normals(crowd(10_000), Stream.BIASES, 0, 4, jnp.float64))
+    np.testing.assert_allclose(single, double, atol=3e-6)
+
+
+def test_a_draw_depends_on_seed_stream_step_and_agent_only():
+    few = np.asarray(normals(crowd(5), Stream.BIASES, 3, 4, jnp.float32))
+    many = np.asarray(normals(crowd(16_385), Stream.BIASES, 3, 4, jnp.float32))
+    tail = np.asarray(normals(crowd(3, start=2), Stream.BIASES, 3, 4, jnp.float32))
+    np.testing.assert_array_equal(few, many[:, :5])
+    np.testing.assert_array_equal(few[:, 2:], tail)
+    for other in (
+        normals(crowd(5, seed=1), Stream.BIASES, 3, 4, jnp.float32),
+        normals(crowd(5), Stream.INPUT_WEIGHTS, 3, 4, jnp.float32),
+        normals(crowd(5), Stream.BIASES, 4, 4, jnp.float32),
+    ):
+        assert np.abs(np.asarray(other) - few).min() > 0
+
+
+def test_streams_steps_and_neighbours_are_uncorrelated():
+    first = np.asarray(normals(crowd(100_000), Stream.FEATURE_NOISE, 1, 2, jnp.float64))
+    later = np.asarray(normals(crowd(100_000), Stream.FEATURE_NOISE, 2, 2, jnp.float64))
+    other = np.asarray(normals(crowd(100_000), Stream.VIEW_NOISE, 1, 2, jnp.float64))
+    neighbours = np.corrcoef(first[0, 1:], first[0, :-1])[0, 1]
+    cross = np.corrcoef(np.concatenate([first, later, other])) - np.eye(6)
+    assert max(abs(neighbours), np.abs(cross).max()) < 4.5 / 100_000**0.5
+
+
+def test_integers_are_uniform():
+    counts = np.bincount(uniform_integers(crowd(90_000), Stream.VIEW_DELAY, 9), minlength=9)
+    assert counts.size == 9
+    chi_square = np.sum((counts - 10_000) ** 2 / 10_000)
+    assert chi_square < 26.1  # 0.999 quantile with 8 degrees of freedom
