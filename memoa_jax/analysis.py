@@ -1,10 +1,9 @@
 """Exact evaluation of strategies: expected costs, best responses, exploitability, rates.
 
-Nothing is sampled, and no cost depends on the number of agents: an agent's expected cost under
+Nothing is sampled and no work grows with the number of agents: an agent's expected cost under
 affine strategies is a quadratic in its view (Y, Ybar, 1) and the spread of the states, carried
-back by `memoa_jax.nash_step.carry_back`. Two patterns of information are told apart by name:
-*feedback*, where agents see the realised mean field, and *offline*, where after t = 0 each of
-them rolls the mean field forward by itself.
+back by `memoa_jax.nash_step.carry_back`. There are two patterns of information: *feedback*,
+where agents see the realised mean field, and *offline*, where each rolls it forward by itself.
 """
 
 from __future__ import annotations
@@ -15,17 +14,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from memoa_jax.game import (
-    FeatureMoments,
-    GameCost,
-    discounts,
-    inverse_population,
-    standard_game,
-)
+from memoa_jax.game import FeatureMoments, GameCost, discounts, inverse_population, standard_game
 from memoa_jax.linalg import einsum, matmul, solve_spd
 from memoa_jax.nash import FeedbackGains, solve_nash, solve_team
 from memoa_jax.nash_step import CostToGo, Stage, carry_back, own_slope, running_cost
-from memoa_jax.types import Array, Scalar, record
+from memoa_jax.types import Array, Scalar, record, static
 
 Information = Literal["feedback", "offline"]
 """What agents know of the mean field: its realised value, or only its value at t = 0."""
@@ -76,7 +69,8 @@ def expected_costs(
       >>> expected_costs(*game, solve_nash(*game).gains, jnp.zeros((10, 1))).shape
       (10,)
     """
-    costs: Array = _costs(_setting(cost, moments, targets, population, gains, states, information))
+    setting = _setting(cost, moments, targets, population, gains, states, information)
+    costs: Array = _costs(setting)
     return costs
 
 
@@ -91,22 +85,21 @@ def best_response_costs(
 ) -> Array:
     """Return each agent's least expected cost when all the others keep the given gains.
 
-    Exact; the deviating agent sees the full realised state at every step, in both patterns of
-    information. O(T (d^2 p^2 + d^3 + p^3)), independent of N, then O(n d^2).
+    Exact; the deviating agent sees the full realised state in both patterns of information.
+    The cost is that of `expected_costs`, and O(T p^3).
 
         J^i* = min over beta^i of J^i(beta^i, gains of the others)
 
     Axes: N agents, n given states, T horizon, d outputs, p features.
 
     Args:
-      cost: what an agent pays. Leaves are scalars in squared target units; `effort` > 0, per
-        squared control.
+      cost: what an agent pays; scalar leaves, in squared target units.
       moments: mean [T, d, p] and second [T, d, d, p, p] of the features, common to all agents.
       targets: [T, d], in the series' own units; row t is y_{t+1}.
       population: number of agents, or None for the mean-field limit; a traced 1/N.
       gains: own [T, p, d], mean [T, p, d], offset [T, p]: what the others play.
       states: [n, d], predictions at t = 0: the empirical law of the population's states.
-      information: "feedback" or "offline" (see `offline_gains`): what the others know.
+      information: "feedback" or "offline": what the others know.
 
     Returns:
       [n]; NaN where no best response exists (the cost is unbounded below).
@@ -125,7 +118,7 @@ def best_response_costs(
       True
     """
     setting = _setting(cost, moments, targets, population, gains, states, information)
-    costs: Array = _best_response_costs(setting)
+    costs: Array = _best_response(setting)[0]
     return costs
 
 
@@ -140,21 +133,19 @@ def exploitability(
 ) -> Array:
     """Return what each agent would gain by deviating alone: 0 at a Nash equilibrium.
 
-    Exact, and never negative where best responses exist: it is not the difference of two costs,
-    which would drown O(1/N^2) in rounding, but the deviation's own second-order cost, summed
-    along the path of the gains. O(T (d^2 p^2 + d^3 + p^3)), independent of N, then O(n d^2).
+    Exact, and resolved however small: not the difference of two costs, which drowns O(1/N^2) in
+    rounding, but the deviation's own second-order cost, summed along the path of the gains.
+    O(T (d^2 p^2 + d^3 + p^3)), independent of N, then O(n d^2).
 
         J^i - J^i* = E sum_t (beta^i_t - best_t)' H2_t (beta^i_t - best_t)
 
-    where best_t is the best response in the states that the gains lead to, and H2_t the Hessian
-    of the deviating agent's cost. The deviating agent sees the full realised state at every
-    step, in both patterns of information.
+    best_t is the best response in the states that the gains lead to, H2_t the Hessian of its
+    cost. The deviating agent sees the full realised state in both patterns.
 
     Axes: N agents, n given states, T horizon, d outputs, p features.
 
     Args:
-      cost: what an agent pays. Leaves are scalars in squared target units; `effort` > 0, per
-        squared control.
+      cost: what an agent pays; scalar leaves, in squared target units.
       moments: mean [T, d, p] and second [T, d, d, p, p] of the features, common to all agents.
       targets: [T, d], in the series' own units; row t is y_{t+1}.
       population: number of agents, or None for the mean-field limit; a traced 1/N.
@@ -168,8 +159,8 @@ def exploitability(
     Raises:
       ValueError: as `expected_costs`.
 
-    Source: own derivation (the identity is the performance-difference lemma of a quadratic
-      problem), tested in tests/test_analysis.py against enumeration.
+    Source: own derivation (the performance-difference lemma of a quadratic problem), tested in
+      tests/test_analysis.py against enumeration.
 
     Example:
       >>> moments = FeatureMoments.from_samples(jnp.ones((3, 10, 1, 1)))
@@ -178,8 +169,8 @@ def exploitability(
       True
     """
     setting = _setting(cost, moments, targets, population, gains, states, information)
-    gains_of_deviation: Array = _exploitability(setting)
-    return gains_of_deviation
+    excess: Array = _best_response(setting)[1]
+    return excess
 
 
 def offline_gains(
@@ -187,8 +178,7 @@ def offline_gains(
 ) -> FeedbackGains:
     """Return the gains of agents that roll the mean field forward instead of being told it.
 
-    Exact; O(T d p). The rolled path is the realised one in the limit of many agents; with N
-    agents the two differ by O(1/sqrt(N)).
+    Exact; O(T d p). The rolled and the realised mean field differ by O(1/sqrt(N)).
 
         z_0 = mean_field,    z_{t+1} = z_t - m_t ((own_t + mean_t) z_t + offset_t)
         beta^i_t = -(own_t Y^i_t + [mean_t z_t + offset_t])
@@ -211,14 +201,18 @@ def offline_gains(
       >>> float(jnp.sum(offline_gains(moments, gains, jnp.zeros(1)).mean))
       0.0
     """
+    offset: Array = _rolled_offset(jnp.asarray(moments.mean), gains, jnp.asarray(mean_field))
+    return FeedbackGains(gains.own, jnp.zeros_like(gains.mean), offset)
 
+
+@jax.jit
+def _rolled_offset(mean: Array, gains: FeedbackGains, mean_field: Array) -> Array:
     def roll(z: Array, now: tuple[Array, FeedbackGains]) -> tuple[Array, Array]:
         m, gains_now = now
         offset = matmul(gains_now.mean, z) + gains_now.offset
         return z - matmul(m, matmul(gains_now.own, z) + offset), offset
 
-    offset = lax.scan(roll, mean_field, (moments.mean, gains))[1]
-    return FeedbackGains(gains.own, jnp.zeros_like(gains.mean), offset)
+    return lax.scan(roll, mean_field, (mean, gains))[1]
 
 
 def price_of_anarchy(
@@ -230,8 +224,7 @@ def price_of_anarchy(
 ) -> Array:
     """Return the mean cost of the Nash equilibrium over that of the team optimum.
 
-    Exact; O(T (d^2 p^2 + p^3 + d^3)), independent of N. At least 1, and 1 in the limit if
-    ``ensemble = 0``.
+    Exact, independent of N. At least 1, and 1 in the limit if ``ensemble = 0``.
 
         mean_i J^i(Nash) / mean_i J^i(team)
 
@@ -247,9 +240,6 @@ def price_of_anarchy(
     Returns:
       A scalar.
 
-    Raises:
-      ValueError: as `expected_costs`.
-
     Source: own derivation, tested in tests/test_analysis.py.
 
     Example:
@@ -258,10 +248,9 @@ def price_of_anarchy(
       1.0...
     """
     game = (cost, moments, targets, population)
-    nash, team = solve_nash(*game).gains, solve_team(*game).gains
-    return jnp.mean(expected_costs(*game, nash, states)) / jnp.mean(
-        expected_costs(*game, team, states)
-    )
+    solutions = (solve_nash(*game).gains, solve_team(*game).gains)
+    nash, team = (jnp.mean(expected_costs(*game, gains, states)) for gains in solutions)
+    return nash / team
 
 
 def convergence_rate(populations: Array, errors: Array) -> Array:
@@ -284,20 +273,30 @@ def convergence_rate(populations: Array, errors: Array) -> Array:
             f"populations and errors have shapes {populations.shape} and {errors.shape}: "
             "allowed is twice [n] with n >= 2"
         )
-    x, y = jnp.log(populations), jnp.log(errors)
-    x = x - jnp.mean(x)
-    return jnp.sum(x * y) / jnp.sum(x * x)
+    x = jnp.log(populations) - jnp.mean(jnp.log(populations))
+    return jnp.sum(x * jnp.log(errors)) / jnp.sum(x * x)
 
 
 @record
 class _Setting:
-    """A checked game, what everybody plays (rows [T, p, 2d+1]), and the law of the states."""
+    """A checked game, what everybody plays and knows, and the law of the states."""
 
     cost: GameCost
-    stages: Stage
+    moments: FeatureMoments
+    targets: Array
     share: Array
-    rows: Array
+    gains: FeedbackGains
     states: Array
+    offline: bool = static()
+
+    def play(self) -> tuple[Stage, Array]:
+        """Return what a backward scan runs over: stages, and rows of gains [T, p, 2d+1]."""
+        delta = discounts(self.cost.forgetting, self.targets.shape[0], self.targets.dtype)
+        gains = self.gains
+        if self.offline:
+            gains = offline_gains(self.moments, gains, jnp.mean(self.states, axis=0))
+        rows = jnp.concatenate([gains.own, gains.mean, gains.offset[..., None]], axis=-1)
+        return Stage(self.moments, self.targets, delta), rows
 
 
 def _setting(
@@ -309,48 +308,33 @@ def _setting(
     states: Array,
     information: str,
 ) -> _Setting:
-    """Check the arguments, cast them to one dtype, and write offline play as feedback."""
+    """Check the arguments and cast them to one dtype."""
     if information not in ("feedback", "offline"):
         raise ValueError(f'information = {information!r}: allowed is "feedback" or "offline"')
     leaves = (gains.own, gains.mean, gains.offset, states)
     cost, moments, targets = standard_game(cost, moments, targets, also=leaves)
     own, mean, offset, states = (jnp.asarray(leaf, targets.dtype) for leaf in leaves)
     horizon, d, p = moments.mean.shape
-    for name, leaf, expected in (
-        ("own", own, (horizon, p, d)),
-        ("mean", mean, (horizon, p, d)),
-        ("offset", offset, (horizon, p)),
-    ):
+    shapes = {"own": (horizon, p, d), "mean": (horizon, p, d), "offset": (horizon, p)}
+    for (name, expected), leaf in zip(shapes.items(), (own, mean, offset), strict=True):
         if leaf.shape != expected:
             raise ValueError(
                 f"gains.{name} has shape {leaf.shape}: with moments.mean of shape "
                 f"{moments.mean.shape} allowed is {expected}"
             )
-    if states.ndim != 2 or states.shape[1] != d or states.shape[0] == 0:
+    if states.ndim != 2 or states.shape[1] != d or not states.size:
         raise ValueError(f"states has shape {states.shape}: allowed is [n, d] with d = {d}, n >= 1")
+    share = inverse_population(population, targets.dtype)
     gains = FeedbackGains(own, mean, offset)
-    if information == "offline":
-        gains = offline_gains(moments, gains, jnp.mean(states, axis=0))
-    return _Setting(
-        cost=cost,
-        stages=Stage(moments, targets, discounts(cost.forgetting, horizon, targets.dtype)),
-        share=inverse_population(population, targets.dtype),
-        rows=jnp.concatenate([gains.own, gains.mean, gains.offset[..., None]], axis=-1),
-        states=states,
-    )
+    return _Setting(cost, moments, targets, share, gains, states, information == "offline")
 
 
 def _at_states(first: CostToGo, states: Array) -> Array:
     """Evaluate the cost to go at t = 0 for an agent at each of the states."""
-    n = states.shape[0]
     mean = jnp.broadcast_to(jnp.mean(states, axis=0), states.shape)
-    views = jnp.concatenate([states, mean, jnp.ones((n, 1), states.dtype)], axis=1)
-    spread = einsum("na,ab,nb->", states, first.spread, states) / n
+    views = jnp.concatenate([states, mean, jnp.ones_like(states[:, :1])], axis=1)
+    spread = jnp.mean(einsum("na,ab,nb->n", states, first.spread, states))
     return einsum("na,ab,nb->n", views, first.joint, views) + spread
-
-
-def _zero(setting: _Setting) -> CostToGo:
-    return CostToGo.zero(setting.states.shape[1], setting.states.dtype)
 
 
 def _arrive(setting: _Setting, stage: Stage, later: CostToGo) -> tuple[CostToGo, Array]:
@@ -367,7 +351,8 @@ def _costs(setting: _Setting) -> Array:
         later, effort = _arrive(setting, stage, later)
         return carry_back(later, stage.moments, setting.share, rows, effort), None
 
-    first, _ = lax.scan(step, _zero(setting), (setting.stages, setting.rows), reverse=True)
+    last = CostToGo.zero(setting.states.shape[1], setting.states.dtype)
+    first, _ = lax.scan(step, last, setting.play(), reverse=True)
     return _at_states(first, setting.states)
 
 
@@ -394,16 +379,9 @@ def _respond(
 
 
 @jax.jit
-def _best_response_costs(setting: _Setting) -> Array:
-    def step(later: CostToGo, now: tuple[Stage, Array]) -> tuple[CostToGo, None]:
-        return _respond(setting, later, now)[0], None
+def _best_response(setting: _Setting) -> tuple[Array, Array]:
+    """Return the least costs [n], and by how much the costs of `setting.rows` exceed them [n]."""
 
-    first, _ = lax.scan(step, _zero(setting), (setting.stages, setting.rows), reverse=True)
-    return _at_states(first, setting.states)
-
-
-@jax.jit
-def _exploitability(setting: _Setting) -> Array:
     def step(carry: tuple[CostToGo, CostToGo], now: tuple[Stage, Array]) -> tuple[Any, None]:
         optimal, excess = carry
         stage, rows = now
@@ -413,6 +391,7 @@ def _exploitability(setting: _Setting) -> Array:
         regret = matmul((rows - best).T, H2, rows - best)
         return (optimal, CostToGo(excess.joint + regret, excess.spread)), None
 
-    carry = (_zero(setting), _zero(setting))
-    (_, excess), _ = lax.scan(step, carry, (setting.stages, setting.rows), reverse=True)
-    return _at_states(excess, setting.states)
+    last = CostToGo.zero(setting.states.shape[1], setting.states.dtype)
+    first, _ = lax.scan(step, (last, last), setting.play(), reverse=True)
+    optimal, excess = first
+    return _at_states(optimal, setting.states), _at_states(excess, setting.states)

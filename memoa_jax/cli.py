@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from memoa_jax._version import __version__
 
@@ -43,11 +43,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail(INTERRUPTED, "interrupted")
     except BrokenPipeError:
-        # The reader (`| head`) has seen enough. Python flushes stdout once more at its exit:
-        # give it somewhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader (`| head`) has seen enough; what a run found is in its files by now.
+        _discard(sys.stdout)
         return OK
     return code
+
+
+def _discard(stream: TextIO) -> None:
+    """Send a stream whose reader is gone to nowhere: Python flushes it once more at exit."""
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
+
+
+def _tell(line: str) -> None:
+    """Write a line to stderr; a reader that is gone does not end the run."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        _discard(sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -96,7 +109,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 def _fail(code: int, *lines: str) -> int:
     for line in lines:
-        print(f"memoa: {line}", file=sys.stderr)
+        _tell(f"memoa: {line}")
     return code
 
 
@@ -155,7 +168,7 @@ def _run(parsed: argparse.Namespace) -> int:
     from memoa_jax.run import RunError, run
 
     try:
-        summary = run(config, folder, say=lambda line: print(line, file=sys.stderr, flush=True))
+        summary = run(config, folder, say=_tell)
     except ConfigError as error:
         return _fail(WRONG, *(f"{parsed.config}: {line}" for line in error.faults))
     except RunError as error:
@@ -163,7 +176,7 @@ def _run(parsed: argparse.Namespace) -> int:
     except OSError as error:
         return _fail(FAILED, f"{folder}: results cannot be written ({error.strerror})")
     print(to_json(summary) if parsed.format == "json" else table(summary) + "\n", end="")
-    print(f"results in {folder}", file=sys.stderr)
+    _tell(f"results in {folder}")
     if summary["interrupted"]:
         return _fail(INTERRUPTED, f"interrupted; not run: {', '.join(summary['not_run'])}")
     if all(policy["server_rmse"] is None for policy in summary["policies"].values()):

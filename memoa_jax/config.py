@@ -328,14 +328,9 @@ class Run(Table):
 class Record(Table):
     """Agents, steps and fields whose values are kept."""
 
-    agents: list[Whole] = [0, 1, 2]
+    agents: list[Whole] = [0]
     steps: list[Whole] | None = None
-    fields: list[Literal["prediction", "control", "features", "weights"]] = [
-        "prediction",
-        "control",
-        "features",
-        "weights",
-    ]
+    fields: list[Literal["prediction", "control", "features", "weights"]] = ["prediction"]
 
 
 class Config(Table):

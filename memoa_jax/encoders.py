@@ -208,7 +208,11 @@ class GivenFeatures:
                 f"given_features: features holds {count} agents, the run asks for "
                 f"{agents.index.shape[0]}: lower num_agents or give more features"
             )
-        del points
+        if points < dimensions.points:
+            raise ValueError(
+                f"given_features: features has n = {points} rows, the series has "
+                f"{dimensions.points} points: allowed is one row per point or more"
+            )
         return jnp.take(self.table, agents.index, axis=3).astype(dtype)
 
     def init(self, parameters: Tree, agents: Agents, dimensions: Dimensions, dtype: Any) -> Tree:

@@ -8,11 +8,11 @@ rows and every operation is a vector over agents.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from memoa_jax.types import Array
@@ -86,7 +86,7 @@ def is_singular(matrix: Array) -> Array:
     scale = jnp.max(jnp.abs(matrix), axis=-1, keepdims=True)
     factor = lax.linalg.lu(matrix / jnp.where(scale > 0, scale, 1.0))[0]
     pivots = jnp.abs(jnp.diagonal(factor, axis1=-2, axis2=-1))
-    rounding = matrix.shape[-1] * jnp.finfo(matrix.dtype).eps
+    rounding = matrix.shape[-1] * float(np.finfo(matrix.dtype).eps)
     return jnp.min(pivots, axis=-1) <= rounding * jnp.max(pivots, axis=-1)
 
 
@@ -184,9 +184,7 @@ def ridge_lanes(rows: Array, right: Array, weights: Array, ridge: Array) -> Arra
     if p > UNROLLED_FEATURES:
         gram = einsum("rai,rbi->iab", weighted, rows) + ridge * jnp.eye(p, dtype=rows.dtype)
         moment = einsum("rai,ri->ia", weighted, right)
-        # Bounded blocks: very large batches of tiny factorizations can fail on GPUs.
-        solve = functools.partial(lax.map, lambda pair: solve_spd(*pair))
-        return solve((gram, moment), batch_size=SOLVE_BLOCK).T
+        return _solve_library(gram, moment).T
     matrix = [
         [
             jnp.sum(weighted[:, a] * rows[:, b], axis=0) + (ridge if a == b else 0.0)
@@ -197,3 +195,35 @@ def ridge_lanes(rows: Array, right: Array, weights: Array, ridge: Array) -> Arra
     return jnp.stack(
         solve_lanes(matrix, [jnp.sum(weighted[:, a] * right, axis=0) for a in range(p)])
     )
+
+
+def regularised_solve(gram: Array, moment: Array, ridge: Array) -> Array:
+    """Return (gram_i + ridge I)^{-1} moment_i for every agent; exact, O(p^3) per agent.
+
+    Args:
+      gram: [p, p, N], symmetric and positive semidefinite in the first two axes.
+      moment: [p, N].
+      ridge: scalar > 0, or one per agent, [N].
+
+    Returns:
+      [p, N].
+
+    Example:
+      >>> regularised_solve(jnp.ones((1, 1, 2)), jnp.ones((1, 2)), jnp.array(3.0)).tolist()
+      [[0.25, 0.25]]
+    """
+    p = gram.shape[0]
+    if p > UNROLLED_FEATURES:
+        ridge = jnp.broadcast_to(ridge, gram.shape[-1:])
+        diagonal = ridge[:, None, None] * jnp.eye(p, dtype=gram.dtype)
+        return _solve_library(jnp.moveaxis(gram, -1, 0) + diagonal, moment.T).T
+    matrix = [[gram[a, b] + (ridge if a == b else 0.0) for b in range(a + 1)] for a in range(p)]
+    return jnp.stack(solve_lanes(matrix, list(moment)))
+
+
+def _solve_library(matrices: Array, right: Array) -> Array:
+    """Solve [N, p, p] against [N, p] with the library's Cholesky.
+
+    In bounded blocks: very large batches of tiny factorizations can fail on GPUs.
+    """
+    return lax.map(lambda pair: solve_spd(*pair), (matrices, right), batch_size=SOLVE_BLOCK)

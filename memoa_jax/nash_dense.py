@@ -177,7 +177,7 @@ def _joint_gains(
     pulls = einsum("iap,iax->ipx", m, own_rows)
     blocks = own_rows[..., :-1].reshape(n, d, n, d)[each, :, each]  # P_ii
     curvature = jax.vmap(FeatureMoments.gram)(moments, blocks)
-    curvature = curvature + effort[:, None, None] * jnp.eye(p, dtype=m.dtype)
+    curvature = curvature + einsum("i,pq->ipq", effort, jnp.eye(p, dtype=m.dtype))
     system = einsum("ipja,jaq->ipjq", pulls[..., :-1].reshape(n, p, n, d), m)
     system = system.at[each, :, each].set(curvature).reshape(n * p, n * p)
     gains = solve_general(system, pulls.reshape(n * p, n * d + 1))
@@ -196,7 +196,7 @@ def _joint_carry_back(later: Array, moments: FeatureMoments, effort: Array, gain
     blocks = later[:, :-1, :-1].reshape(n, n, d, n, d)[:, each, :, each].swapaxes(0, 1)
     prices = jax.vmap(jax.vmap(FeatureMoments.covariance), in_axes=(None, 0))(moments, blocks)
     noise = einsum("jpx,ijpq,jqy->ixy", gains, prices, gains)
-    own = effort[:, None, None] * einsum("ipx,ipy->ixy", gains, gains)
+    own = einsum("i,ipx,ipy->ixy", effort, gains, gains)
     return symmetrise(matmul(closed_loop.T, later, closed_loop) + noise + own)
 
 

@@ -88,8 +88,7 @@ def solve_nash_types(
       >>> solve_nash_types(costs, moments, jnp.ones((3, 1)), [2, 3]).gains.mean.shape
       (2, 3, 1, 2)
     """
-    also = () if weights is None else (jnp.asarray(weights),)
-    costs, moments, targets = standard_game(costs, moments, targets, per_type=True, also=also)
+    costs, moments, targets = standard_game(costs, moments, targets, per_type=True)
     types, dtype = moments.mean.shape[0], targets.dtype
     sizes, limits = _sizes(counts, types)
     if weights is None:
@@ -139,10 +138,8 @@ def _solve_types(
         arrival = jax.vmap(running_cost, in_axes=(0, None, None))(costs, average, stage.target)
         joint = later.joint + stage.discount[:, None, None] * arrival
         effort = stage.discount * costs.effort
-        react = jax.vmap(_react, in_axes=(0, 0, 0, 0, 0, 0))
-        index = jnp.arange(types)
-        reaction, curvature, systems = react(
-            index, joint, later.spread, stage.moments, effort, shares
+        reaction, curvature, systems = jax.vmap(_react)(
+            jnp.arange(types), joint, later.spread, stage.moments, effort, shares
         )
         rows, following, system = _meet(stage.moments.mean, reaction)
         later = CostToGo(joint, later.spread)
@@ -213,11 +210,20 @@ def _meet(m: Array, reaction: Array) -> tuple[Array, Array, Array]:
     eye = jnp.eye(types * d, dtype=m.dtype)
     moves = matmul(m, reaction)
     system = eye + moves[:, :, d:-1].reshape(types * d, types * d)
-    own = jax.scipy.linalg.block_diag(*moves[:, :, :d])
-    right = jnp.column_stack([eye - own, -moves[:, :, -1].reshape(types * d)])
+    right = jnp.column_stack(
+        [eye - _block_diagonal(moves[:, :, :d]), -moves[:, :, -1].reshape(types * d)]
+    )
     following = solve_general(system, right)
     at_means = matmul(reaction[:, :, d:-1], following).at[:, :, -1].add(reaction[:, :, -1])
     return jnp.concatenate([reaction[:, :, :d], at_means], axis=2), following, system
+
+
+def _block_diagonal(blocks: Array) -> Array:
+    """Place [K, d, d] on the diagonal of [K d, K d]; one scatter, whatever K is."""
+    types, d, _ = blocks.shape
+    each = jnp.arange(types)
+    placed = jnp.zeros((types, d, types, d), blocks.dtype).at[each, :, each].set(blocks)
+    return placed.reshape(types * d, types * d)
 
 
 def _carry_back(
@@ -258,8 +264,8 @@ def _carry_back(
         move = jnp.concatenate([next_own[k], shared])
         joint = matmul(move.T, P_k, move) + matmul(rows[k].T, U, rows[k])
         joint = joint + einsum("lax,lab,lby->xy", at_means, S, at_means)
-        around = jax.scipy.linalg.block_diag(*S[:, :d, :d])
-        return symmetrise(joint.at[d:-1, d:-1].add(-around)), symmetrise(S[:, :d, :d])
+        joint = joint.at[d:-1, d:-1].add(-_block_diagonal(S[:, :d, :d]))
+        return symmetrise(joint), symmetrise(S[:, :d, :d])
 
     joint, spread = jax.vmap(one_type)(jnp.arange(types), P, later.spread)
     return CostToGo(joint, spread)

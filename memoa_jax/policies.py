@@ -1,20 +1,21 @@
 """Policies: greedy, decentralized, centralized. Assembly only: the mathematics is in `nash`.
 
-Every policy remembers the last steps in a ring (slot s mod L holds step s). A step is entered
-into the ring when its target is seen, at the start of the next one, so nothing in this file
-can know y_{t+1} while it decides at step t. Agents are the last axis throughout.
+A policy decides at step t from its memory (`memoa_jax.memory`), which holds completed steps
+only: nothing in this file can know y_{t+1}. Agents are the last axis throughout.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from memoa_jax.forecast import ForecastGame
 from memoa_jax.game import FeatureMoments, GameCost
 from memoa_jax.linalg import ridge_lanes
+from memoa_jax.memory import History, Window
 from memoa_jax.nash import FeedbackGains, solve_nash
 from memoa_jax.types import (
     Action,
@@ -22,62 +23,14 @@ from memoa_jax.types import (
     Dimensions,
     Observation,
     Population,
+    Scalar,
     Status,
     record,
     static,
 )
 
 Information = Literal["feedback", "offline"]
-
-
-@record
-class Window:
-    """The last L completed steps of a block, a ring: slot s mod L holds step s.
-
-    `features` [L, d, p, N] are Z_s, `residuals` [L, d, N] are y_{s+1} - Y_s (Y_s the value the
-    increment was added to), `known` [L] says whether y_{s+1} was seen. The step in progress
-    waits in `pending_features` [d, p, N] and `pending_base` [d, N].
-    """
-
-    features: Array
-    residuals: Array
-    known: Array
-    pending_features: Array
-    pending_base: Array
-
-    @classmethod
-    def empty(cls, length: int, dimensions: Dimensions, num_agents: int, dtype: Any) -> Window:
-        """Return a window in which nothing has happened."""
-        d, p = dimensions.outputs, dimensions.features
-        return cls(
-            features=jnp.zeros((length, d, p, num_agents), dtype),
-            residuals=jnp.zeros((length, d, num_agents), dtype),
-            known=jnp.zeros((length,), bool),
-            pending_features=jnp.zeros((d, p, num_agents), dtype),
-            pending_base=jnp.zeros((d, num_agents), dtype),
-        )
-
-    @property
-    def length(self) -> int:
-        """Number L of steps held."""
-        return self.features.shape[0]
-
-    def complete(self, observation: Observation) -> Window:
-        """Enter the step in progress, whose target has now been observed."""
-        slot = (observation.step - 1) % self.length
-        residual = observation.target[:, None] - self.pending_base
-        seen = observation.known & (observation.step > 0)
-        return Window(
-            features=self.features.at[slot].set(self.pending_features),
-            residuals=self.residuals.at[slot].set(residual),
-            known=self.known.at[slot].set(seen),
-            pending_features=self.pending_features,
-            pending_base=self.pending_base,
-        )
-
-    def begin(self, features: Array, base: Array) -> Window:
-        """Put the new step in waiting."""
-        return Window(self.features, self.residuals, self.known, features, base)
+GameName = Literal["hindsight", "forecast"]
 
 
 @record
@@ -117,63 +70,6 @@ def greedy_control(policy: Greedy, window: Window, step: Array) -> Array:
         window.residuals.reshape(length * outputs, -1),
         jnp.repeat(weights, outputs),
         jnp.asarray(policy.cost.effort, dtype),
-    )
-
-
-@record
-class History:
-    """What the population as a whole went through in the last L steps; rings like `Window`.
-
-    `mean` [L, d, p] and `second` [L, d, d, p, p] are the moments of the realised features of
-    step s, `origins` [L, d] is y_s and `targets` [L, d] is y_{s+1}; `origins_known` [L] says
-    whether y_s was observed. `last` and `last_known` are y_t and its flag.
-    """
-
-    mean: Array
-    second: Array
-    origins: Array
-    targets: Array
-    origins_known: Array
-    last: Array
-    last_known: Array
-
-    @classmethod
-    def empty(cls, length: int, dimensions: Dimensions, dtype: Any) -> History:
-        """Return a history in which nothing has happened."""
-        d, p = dimensions.outputs, dimensions.features
-        return cls(
-            mean=jnp.zeros((length, d, p), dtype),
-            second=jnp.zeros((length, d, d, p, p), dtype),
-            origins=jnp.zeros((length, d), dtype),
-            targets=jnp.zeros((length, d), dtype),
-            origins_known=jnp.zeros((length,), bool),
-            last=jnp.zeros((d,), dtype),
-            last_known=jnp.zeros((), bool),
-        )
-
-    def complete(self, observation: Observation, features: Array) -> History:
-        """Enter the step in progress: its realised moments and the target just seen."""
-        slot = (observation.step - 1) % self.mean.shape[0]
-        moments = population_moments(features, observation.population)
-        return History(
-            mean=self.mean.at[slot].set(moments.mean),
-            second=self.second.at[slot].set(moments.second),
-            origins=self.origins.at[slot].set(self.last),
-            targets=self.targets.at[slot].set(observation.target),
-            origins_known=self.origins_known.at[slot].set(self.last_known),
-            last=observation.target,
-            last_known=observation.known,
-        )
-
-
-def population_moments(features: Array, population: Population) -> FeatureMoments:
-    """Return the population's mean and second moments of realised features [d, p, N]."""
-    d, p, count = features.shape
-    flat = features.reshape(d * p, count)
-    products = population.products(flat, flat) / population.size
-    return FeatureMoments(
-        mean=population.mean(features),
-        second=jnp.moveaxis(products.reshape(d, p, d, p), 2, 1),
     )
 
 
@@ -272,12 +168,33 @@ def replay(
     return Action(base=base, control=control, status=equilibrium.status)
 
 
+def _forecast(
+    owner: str, cost: GameCost, ridge: Scalar, discount: Scalar, finite: bool
+) -> ForecastGame:
+    if isinstance(ridge, int | float) and not 0 < ridge < float("inf"):
+        raise ValueError(f"{owner}: ridge = {ridge!r}: allowed is a finite number > 0")
+    if isinstance(discount, int | float) and not 0 < discount <= 1:
+        raise ValueError(f"{owner}: discount = {discount!r}: allowed is a number in (0, 1]")
+    return ForecastGame(cost=cost, ridge=ridge, discount=discount, finite=finite)
+
+
+def _game(owner: str, game: str) -> None:
+    if game not in get_args(GameName):
+        raise ValueError(f"{owner}: game = {game!r}: allowed is 'hindsight' or 'forecast'")
+
+
 def _integer(owner: str, name: str, value: Any) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{owner}: {name} = {value!r}: allowed is an integer >= 1")
 
 
-def greedy(cost: GameCost | None = None, window: int = 3) -> Greedy:
+def greedy(
+    cost: GameCost | None = None,
+    window: int = 3,
+    game: GameName = "hindsight",
+    ridge: Scalar = 0.1,
+    discount: Scalar = 0.98,
+) -> Greedy | ForecastGame:
     """Make the greedy baseline: each agent fits its own recent residuals and looks no further.
 
         beta^i_t = argmin_b sum_{s=max(t-W,0)}^{t-1} e^{-forgetting (t-1-s)}
@@ -288,21 +205,32 @@ def greedy(cost: GameCost | None = None, window: int = 3) -> Greedy:
     to 5 with an effort of about 10 are sound on the standard series, and a run says so when
     agents diverge. It ignores the other agents: consensus and ensemble play no part.
 
+    With ``game = "forecast"`` it is instead the greedy forecaster, which cannot run away: the
+    forecast game of `memoa_jax.forecast` without coupling.
+
     Args:
       cost: of which effort (> 0, per squared control) and forgetting (per step) are used;
-        default effort 10.
+        default effort 10 (for the forecaster: tracking and effort, default `GameCost()`).
       window: W, steps fitted; static.
+      game: "hindsight" for the window ridge above, or "forecast"; static.
+      ridge: of the forecast's regression, > 0.
+      discount: of the forecast's regression, per step, in (0, 1].
 
     Raises:
-      ValueError: if window < 1.
+      ValueError: if an argument is outside what is allowed.
 
     Source: arXiv 2505.00216 (the local agents of the predecessor).
 
     Example:
-      >>> greedy(GameCost(effort=5.0), window=2).window
-      2
+      >>> greedy(GameCost(effort=5.0), window=2).cost.effort
+      5.0
     """
     _integer("greedy", "window", window)
+    _game("greedy", game)
+    if game == "forecast":
+        cost = GameCost() if cost is None else cost
+        alone = GameCost(cost.tracking, 0.0, 0.0, cost.effort, cost.forgetting)
+        return _forecast("greedy", alone, ridge, discount, finite=False)
     return Greedy(cost=GameCost(effort=10.0) if cost is None else cost, window=window)
 
 
@@ -312,9 +240,11 @@ def decentralized(
     window: int = 3,
     sync_every: int | Array = 1,
     information: Information = "feedback",
-    game: str = "hindsight",
-    greedy_effort: Any = None,
-) -> HindsightGame:
+    game: GameName = "hindsight",
+    greedy_effort: Scalar | None = None,
+    ridge: Scalar = 0.1,
+    discount: Scalar = 0.98,
+) -> HindsightGame | ForecastGame:
     """Make the decentralized policy: the closed-form mean-field equilibrium, agent by agent.
 
     At every step t >= T with t mod sync_every = 0 the agents play the game of `solve_nash` on
@@ -338,8 +268,11 @@ def decentralized(
       sync_every: steps between games, >= 1; may be traced.
       information: "feedback" (the realised mean field of the replay is broadcast) or "offline"
         (agents roll the mean field that the gains imply); static.
-      game: "hindsight", the game above.
+      game: "hindsight", the game above, or "forecast", the one-step game on the agents' own
+        forecasts (`memoa_jax.forecast`), played at every step; static.
       greedy_effort: effort of the greedy steps; default the game's.
+      ridge: of the forecast's regression, > 0.
+      discount: of the forecast's regression, per step, in (0, 1].
 
     Raises:
       ValueError: if an argument is outside what is allowed.
@@ -347,11 +280,15 @@ def decentralized(
     Source: arXiv 2605.05492; the closed form is own derivation, tested in tests/test_nash.py.
 
     Example:
-      >>> decentralized(GameCost(consensus=2.0), horizon=5).horizon
-      5
+      >>> decentralized(GameCost(consensus=2.0), horizon=5).cost.consensus
+      2.0
     """
+    cost = GameCost() if cost is None else cost
+    _game("decentralized", game)
+    if game == "forecast":
+        return _forecast("decentralized", cost, ridge, discount, finite=False)
     return _hindsight(
-        "decentralized", cost, horizon, window, sync_every, information, game, greedy_effort, False
+        "decentralized", cost, horizon, window, sync_every, information, greedy_effort, False
     )
 
 
@@ -361,9 +298,11 @@ def centralized(
     window: int = 3,
     sync_every: int | Array = 1,
     information: Information = "feedback",
-    game: str = "hindsight",
-    greedy_effort: Any = None,
-) -> HindsightGame:
+    game: GameName = "hindsight",
+    greedy_effort: Scalar | None = None,
+    ridge: Scalar = 0.1,
+    discount: Scalar = 0.98,
+) -> HindsightGame | ForecastGame:
     """Make the centralized policy: the exact Nash equilibrium for the run's N agents.
 
     As `decentralized` in every respect but one: the game is solved for the population's size,
@@ -377,8 +316,10 @@ def centralized(
       window: of the greedy steps; static.
       sync_every: steps between games, >= 1; may be traced.
       information: "feedback" or "offline"; static.
-      game: "hindsight".
+      game: "hindsight" or "forecast"; static.
       greedy_effort: effort of the greedy steps; default the game's.
+      ridge: of the forecast's regression, > 0.
+      discount: of the forecast's regression, per step, in (0, 1].
 
     Raises:
       ValueError: if an argument is outside what is allowed.
@@ -389,20 +330,23 @@ def centralized(
       >>> centralized().finite
       True
     """
+    cost = GameCost() if cost is None else cost
+    _game("centralized", game)
+    if game == "forecast":
+        return _forecast("centralized", cost, ridge, discount, finite=True)
     return _hindsight(
-        "centralized", cost, horizon, window, sync_every, information, game, greedy_effort, True
+        "centralized", cost, horizon, window, sync_every, information, greedy_effort, True
     )
 
 
 def _hindsight(
     owner: str,
-    cost: GameCost | None,
+    cost: GameCost,
     horizon: int,
     window: int,
     sync_every: int | Array,
     information: Information,
-    game: str,
-    greedy_effort: Any,
+    greedy_effort: Scalar | None,
     finite: bool,
 ) -> HindsightGame:
     _integer(owner, "horizon", horizon)
@@ -413,9 +357,6 @@ def _hindsight(
         raise ValueError(
             f"{owner}: information = {information!r}: allowed is 'feedback' or 'offline'"
         )
-    if game != "hindsight":
-        raise ValueError(f"{owner}: game = {game!r}: allowed is 'hindsight'")
-    cost = GameCost() if cost is None else cost
     local = GameCost(
         effort=cost.effort if greedy_effort is None else greedy_effort, forgetting=cost.forgetting
     )

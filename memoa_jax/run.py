@@ -20,6 +20,7 @@ from memoa_jax.config import POLICIES, Config, Cost, Decentralized, Game, GivenF
 from memoa_jax.config_faults import ConfigError
 from memoa_jax.config_file import to_toml
 from memoa_jax.download import DownloadError
+from memoa_jax.metrics import Summary
 from memoa_jax.report import (
     METRICS,
     Comparison,
@@ -30,7 +31,7 @@ from memoa_jax.report import (
     write,
 )
 from memoa_jax.series import Series
-from memoa_jax.simulate import Result, simulate
+from memoa_jax.simulate import simulate
 from memoa_jax.types import Encoder, explain
 
 
@@ -60,21 +61,20 @@ def run(config: Config, folder: Path, say: Callable[[str], None]) -> dict[str, A
         encoder = build.encoder(config, series.num_points)
     planned = policies(config)
     finished: list[Finished] = []
-    result: Result
-    for label, table in planned.items():
-        try:
+    measured: Summary
+    try:
+        for label, table in planned.items():
             with _in_one_line(f"policy {label}: "):
-                one, result = _finish(config, series, encoder, label, table)
-        except KeyboardInterrupt:
-            if not finished:
-                raise
-            break
-        finished.append(one)
-        say(
-            f"{label}: server RMSE {one.metrics['server_rmse']:.5g}, worst agent "
-            f"{one.metrics['worst_agent_rmse']:.5g}, {one.seconds:.1f} s "
-            f"({len(finished)} of {len(planned)})"
-        )
+                one, measured = _finish(config, series, encoder, label, table)
+            finished.append(one)
+            say(
+                f"{label}: server RMSE {one.metrics['server_rmse']:.5g}, worst agent "
+                f"{one.metrics['worst_agent_rmse']:.5g}, {one.seconds:.1f} s "
+                f"({len(finished)} of {len(planned)})"
+            )
+    except KeyboardInterrupt:
+        if not finished:
+            raise
     summary = summarise(
         Comparison(
             name=config.name,
@@ -87,9 +87,9 @@ def run(config: Config, folder: Path, say: Callable[[str], None]) -> dict[str, A
             policies=finished,
             not_run=list(planned)[len(finished) :],
             # the same for every policy: they follow from the series alone
-            scored_steps=int(result.summary.scored_steps),
-            persistence=float(result.summary.persistence_rmse),
-            running_mean=float(result.summary.running_mean_rmse),
+            scored_steps=int(measured.scored_steps),
+            persistence=float(measured.persistence_rmse),
+            running_mean=float(measured.running_mean_rmse),
         )
     )
     write(folder, summary, _arrays(series, finished), to_toml(config, folder), _manifest(config))
@@ -132,8 +132,8 @@ def _uncoupled(game: Game) -> Decentralized:
 
 def _finish(
     config: Config, series: Series, encoder: Encoder, label: str, table: POLICIES
-) -> tuple[Finished, Result]:
-    """Simulate one policy and bring its result to the host."""
+) -> tuple[Finished, Summary]:
+    """Simulate one policy and bring what is kept of it to the host; its state is let go."""
     start = time.perf_counter()
     with _compile_clock() as compiling:
         result = simulate(
@@ -170,7 +170,7 @@ def _finish(
         seconds=seconds,
         compile_seconds=min(sum(compiling), seconds),
         trajectories=trajectories,
-    ), result
+    ), measured
 
 
 @contextmanager

@@ -163,8 +163,9 @@ class Action:
 
 @record
 class Dimensions:
-    """The static sizes of a run: inputs k, outputs d, and features p per output."""
+    """The static sizes of a run: points n, inputs k, outputs d, features p per output."""
 
+    points: int = static()
     inputs: int = static()
     outputs: int = static()
     features: int = static()

@@ -393,9 +393,8 @@ def test_series_kinds_are_the_librarys():
 
 
 def test_other_defaults_are_the_librarys():
-    from memoa_jax.simulate import Record
-
     from memoa_jax import encoders, game, mixture, policies
+    from memoa_jax.simulate import Record
 
     assert_same_defaults(Cost, game.GameCost)
     for kind in ("random_features", "echo_state"):

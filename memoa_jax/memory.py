@@ -1,0 +1,121 @@
+"""What policies remember: each agent's last steps, and what the population went through.
+
+Both are rings over time: slot s mod L holds step s. A step is entered when its target is seen,
+at the start of the next one; until then it waits. Agents are the last axis.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from memoa_jax.game import FeatureMoments
+from memoa_jax.types import Array, Dimensions, Observation, Population, record
+
+
+@record
+class Window:
+    """The last L completed steps of a block, a ring: slot s mod L holds step s.
+
+    `features` [L, d, p, N] are Z_s, `residuals` [L, d, N] are y_{s+1} - Y_s (Y_s the value the
+    increment was added to), `known` [L] says whether y_{s+1} was seen. The step in progress
+    waits in `pending_features` [d, p, N] and `pending_base` [d, N].
+    """
+
+    features: Array
+    residuals: Array
+    known: Array
+    pending_features: Array
+    pending_base: Array
+
+    @classmethod
+    def empty(cls, length: int, dimensions: Dimensions, num_agents: int, dtype: Any) -> Window:
+        """Return a window in which nothing has happened."""
+        d, p = dimensions.outputs, dimensions.features
+        return cls(
+            features=jnp.zeros((length, d, p, num_agents), dtype),
+            residuals=jnp.zeros((length, d, num_agents), dtype),
+            known=jnp.zeros((length,), bool),
+            pending_features=jnp.zeros((d, p, num_agents), dtype),
+            pending_base=jnp.zeros((d, num_agents), dtype),
+        )
+
+    @property
+    def length(self) -> int:
+        """Number L of steps held."""
+        return self.features.shape[0]
+
+    def complete(self, observation: Observation) -> Window:
+        """Enter the step in progress, whose target has now been observed."""
+        slot = (observation.step - 1) % self.length
+        residual = observation.target[:, None] - self.pending_base
+        seen = observation.known & (observation.step > 0)
+        return Window(
+            features=self.features.at[slot].set(self.pending_features),
+            residuals=self.residuals.at[slot].set(residual),
+            known=self.known.at[slot].set(seen),
+            pending_features=self.pending_features,
+            pending_base=self.pending_base,
+        )
+
+    def begin(self, features: Array, base: Array) -> Window:
+        """Put the new step in waiting."""
+        return Window(self.features, self.residuals, self.known, features, base)
+
+
+@record
+class History:
+    """What the population as a whole went through in the last L steps; rings like `Window`.
+
+    `mean` [L, d, p] and `second` [L, d, d, p, p] are the moments of the realised features of
+    step s, `origins` [L, d] is y_s and `targets` [L, d] is y_{s+1}; `origins_known` [L] says
+    whether y_s was observed. `last` and `last_known` are y_t and its flag.
+    """
+
+    mean: Array
+    second: Array
+    origins: Array
+    targets: Array
+    origins_known: Array
+    last: Array
+    last_known: Array
+
+    @classmethod
+    def empty(cls, length: int, dimensions: Dimensions, dtype: Any) -> History:
+        """Return a history in which nothing has happened."""
+        d, p = dimensions.outputs, dimensions.features
+        return cls(
+            mean=jnp.zeros((length, d, p), dtype),
+            second=jnp.zeros((length, d, d, p, p), dtype),
+            origins=jnp.zeros((length, d), dtype),
+            targets=jnp.zeros((length, d), dtype),
+            origins_known=jnp.zeros((length,), bool),
+            last=jnp.zeros((d,), dtype),
+            last_known=jnp.zeros((), bool),
+        )
+
+    def complete(self, observation: Observation, features: Array) -> History:
+        """Enter the step in progress: its realised moments and the target just seen."""
+        slot = (observation.step - 1) % self.mean.shape[0]
+        moments = population_moments(features, observation.population)
+        return History(
+            mean=self.mean.at[slot].set(moments.mean),
+            second=self.second.at[slot].set(moments.second),
+            origins=self.origins.at[slot].set(self.last),
+            targets=self.targets.at[slot].set(observation.target),
+            origins_known=self.origins_known.at[slot].set(self.last_known),
+            last=observation.target,
+            last_known=observation.known,
+        )
+
+
+def population_moments(features: Array, population: Population) -> FeatureMoments:
+    """Return the population's mean and second moments of realised features [d, p, N]."""
+    d, p, count = features.shape
+    flat = features.reshape(d * p, count)
+    products = population.products(flat, flat) / population.size
+    return FeatureMoments(
+        mean=population.mean(features),
+        second=jnp.moveaxis(products.reshape(d, p, d, p), 2, 1),
+    )

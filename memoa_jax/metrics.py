@@ -1,0 +1,282 @@
+"""Metrics: streaming per-agent totals, the summary of a run, and the baselines beside it.
+
+Errors are always those of the prediction made before the target was seen. Per-agent totals
+are compensated sums, so that float32 loses nothing over 10^5 steps; nothing of shape
+[time, agents] exists.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from memoa_jax.linalg import regularised_solve
+from memoa_jax.types import Array, Dimensions, record
+
+DIVERGED_RANGES = 100.0
+"""An agent whose RMSE exceeds this many times the targets' range is counted as diverged."""
+
+
+@record
+class Total:
+    """A compensated running sum: `value` plus the rounding error `lost` so far."""
+
+    value: Array
+    lost: Array
+
+    @classmethod
+    def zero(cls, shape: tuple[int, ...], dtype: Any) -> Total:
+        """Return an empty sum."""
+        return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+
+    def add(self, increment: Array) -> Total:
+        """Add, keeping what the addition rounds away (Neumaier).
+
+        Example:
+          >>> total = Total.zero((), jnp.float32)
+          >>> for _ in range(3):
+          ...     total = total.add(jnp.float32(1e8)).add(jnp.float32(1.0)).add(jnp.float32(-1e8))
+          >>> float(total.result())
+          3.0
+        """
+        value = self.value + increment
+        larger = jnp.abs(self.value) >= jnp.abs(increment)
+        lost = jnp.where(larger, (self.value - value) + increment, (increment - value) + self.value)
+        # Once a sum is infinite its compensation would turn it into NaN.
+        return Total(value, jnp.where(jnp.isfinite(value), self.lost + lost, 0.0))
+
+    def result(self) -> Array:
+        """Return the sum."""
+        return self.value + self.lost
+
+
+@record
+class ReadOut:
+    """Normal equations of the best fixed read-out in hindsight, one problem per agent.
+
+    `gram` [p, p, N] is sum Z'Z, `moment` [p, N] is sum Z'm and `energy` is sum |m|^2 for the
+    moves m = y_{t+1} - y_t; `features` [d, p, N] are those of the step in progress.
+    """
+
+    gram: Array
+    moment: Array
+    energy: Array
+    features: Array
+
+    @classmethod
+    def empty(cls, dimensions: Dimensions, num_agents: int, dtype: Any) -> ReadOut:
+        """Return the equations before the first move."""
+        d, p = dimensions.outputs, dimensions.features
+        return cls(
+            gram=jnp.zeros((p, p, num_agents), dtype),
+            moment=jnp.zeros((p, num_agents), dtype),
+            energy=jnp.zeros((), dtype),
+            features=jnp.zeros((d, p, num_agents), dtype),
+        )
+
+    def add(self, move: Array, counted: Array, features: Array) -> ReadOut:
+        """Enter the move just seen, explained by the step in progress; begin a new step."""
+        z = self.features
+        weight = counted.astype(z.dtype)
+        return ReadOut(
+            gram=self.gram + weight * jnp.sum(z[:, :, None] * z[:, None], axis=0),
+            moment=self.moment + weight * jnp.sum(z * move[:, None, None], axis=0),
+            energy=self.energy + weight * jnp.sum(move**2),
+            features=features,
+        )
+
+    def costs(self) -> Array:
+        """Return min over theta of sum |m - Z theta|^2 for every agent, [N].
+
+        Up to a ridge of rounding size, which keeps rank-deficient features solvable and can
+        only raise the minimum (by a relative 1e-5 in float32).
+        """
+        trace = jnp.trace(self.gram)
+        ridge = 8 * jnp.finfo(trace.dtype).eps * jnp.where(trace > 0, trace, 1.0)
+        theta = regularised_solve(self.gram, self.moment, ridge)
+        fitted = jnp.sum(self.gram * theta[None], axis=1)
+        return jnp.clip(self.energy + jnp.sum(theta * (fitted - 2 * self.moment), axis=0), 0.0)
+
+
+@record
+class AgentTotals:
+    """One block's running totals: squared error and effort [N], and the optional read-out.
+
+    `pending_effort` [N] is |beta_t|^2 of the step in progress: it is counted when its target's
+    time has come, so that the forecast beyond the series' end costs nothing. `steps` counts
+    the scored steps.
+    """
+
+    cost: Total
+    effort: Total
+    pending_effort: Array
+    steps: Array
+    readout: ReadOut | None
+
+    @classmethod
+    def empty(
+        cls, dimensions: Dimensions, num_agents: int, dtype: Any, best_readout: bool
+    ) -> AgentTotals:
+        """Return totals of nothing."""
+        return cls(
+            cost=Total.zero((num_agents,), dtype),
+            effort=Total.zero((num_agents,), dtype),
+            pending_effort=jnp.zeros((num_agents,), dtype),
+            steps=jnp.int32(0),
+            readout=ReadOut.empty(dimensions, num_agents, dtype) if best_readout else None,
+        )
+
+    def score(
+        self, error: Array, counted: Array, move: Array, control: Array, features: Array
+    ) -> AgentTotals:
+        """Score the predictions whose target has just been seen, and begin the next step.
+
+        Args:
+          error: [d, N], prediction minus target.
+          counted: whether the target was observed and the step counts.
+          move: [d], the target minus the one observed before it.
+          control: [p, N], chosen in the step now beginning.
+          features: [d, p, N], of the step now beginning.
+        """
+        squared = jnp.where(counted, jnp.sum(error**2, axis=0), 0.0)
+        return AgentTotals(
+            cost=self.cost.add(squared),
+            effort=self.effort.add(self.pending_effort),
+            pending_effort=jnp.sum(control**2, axis=0),
+            steps=self.steps + counted.astype(jnp.int32),
+            readout=None if self.readout is None else self.readout.add(move, counted, features),
+        )
+
+
+@record
+class Summary:
+    """The figures of one run; every entry is a scalar.
+
+    RMSE is over steps and outputs, sqrt(mean e^2), in target units; cost is the cumulative
+    squared error sum_t |y_{t+1} - Y^i_{t+1}|^2 of an agent, in squared target units; effort is
+    sum_t |beta^i_t|^2 apart. The worst agent has the largest cost. `best_readout_worst_cost`
+    is the worst agent's cost under its best fixed read-out in hindsight, NaN where that was
+    not computed. `diverged_agents` counts those whose RMSE is not finite or above
+    `DIVERGED_RANGES` times the targets' range. Persistence predicts the last observed value,
+    the running mean the mean of all observed ones.
+    """
+
+    server_rmse: Array
+    mean_field_rmse: Array
+    mean_agent_rmse: Array
+    worst_agent_rmse: Array
+    best_agent_rmse: Array
+    mean_agent_cost: Array
+    worst_agent_cost: Array
+    best_agent_cost: Array
+    agent_cost_variance: Array
+    worst_agent: Array
+    mean_agent_effort: Array
+    best_readout_worst_cost: Array
+    diverged_agents: Array
+    scored_steps: Array
+    persistence_rmse: Array
+    running_mean_rmse: Array
+
+
+def root(value: Array) -> Array:
+    """Return sqrt, with gradient 0 instead of infinity at 0."""
+    positive = value > 0
+    # A comparison with NaN is false: it must come out as NaN, not as 0.
+    return jnp.where(
+        positive, jnp.sqrt(jnp.where(positive, value, 1.0)), jnp.where(value == 0, 0.0, value)
+    )
+
+
+def rmse(predictions: Array, targets: Array, known: Array) -> Array:
+    """Return sqrt(mean e^2) over outputs and the known rows after row 0.
+
+    Args:
+      predictions: [n, d]; row t is the prediction of row t of targets.
+      targets: [n, d]; rows that are not known are ignored.
+      known: [n] bool.
+
+    Example:
+      >>> y = jnp.array([[0.0], [1.0], [1.0]])
+      >>> float(rmse(jnp.zeros((3, 1)), y, jnp.ones(3, bool)))
+      1.0
+    """
+    counted = known & (jnp.arange(known.shape[0]) > 0)
+    error = jnp.where(counted[:, None], predictions - jnp.nan_to_num(targets), 0.0)
+    return root(jnp.sum(error**2) / (jnp.maximum(jnp.sum(counted), 1) * targets.shape[1]))
+
+
+def baselines(targets: np.ndarray) -> dict[str, np.ndarray]:
+    """Return what persistence and the running mean predict, each [n, d]; row 0 is row 0.
+
+    Exact, in float64, O(n d). Rows with a missing output (NaN) are neither used nor predicted
+    from: persistence holds the last complete row, the running mean averages complete rows.
+
+    Args:
+      targets: [n, d]; NaN where missing.
+
+    Example:
+      >>> baselines(np.array([[1.0], [3.0], [5.0]]))["running_mean"].ravel().tolist()
+      [1.0, 1.0, 2.0]
+    """
+    targets = np.asarray(targets, np.float64)
+    known = np.isfinite(targets).all(axis=1)
+    row = np.maximum.accumulate(np.where(known, np.arange(len(targets)), 0))
+    held = targets[row]
+    counts = np.maximum(np.cumsum(known), 1)[:, None]
+    mean = np.cumsum(np.where(known[:, None], targets, 0.0), axis=0) / counts
+    return {
+        "persistence": np.concatenate([held[:1], held[:-1]]),
+        "running_mean": np.concatenate([mean[:1], mean[:-1]]),
+    }
+
+
+def summarise(
+    totals: AgentTotals, targets: np.ndarray, server: Array, mean_field: Array
+) -> Summary:
+    """Turn a run's totals and trajectories into its figures; exact, O(N + n d).
+
+    Args:
+      totals: of all agents.
+      targets: [n, d], NaN where missing.
+      server: [n, d], row t the server's prediction of y_t.
+      mean_field: [n, d], likewise the mean over agents.
+    """
+    targets = np.asarray(targets, np.float64)
+    known = np.isfinite(targets).all(axis=1)
+    seen = targets[known]
+    spread = max(float(np.ptp(seen)), 1e-6 * float(np.max(np.abs(seen))), 1e-30)
+    filled, mask = jnp.asarray(np.nan_to_num(targets), server.dtype), jnp.asarray(known)
+    plain = baselines(targets)
+    cost = totals.cost.result()
+    agents = root(cost / (jnp.maximum(totals.steps, 1) * targets.shape[1]))
+    not_finite = ~jnp.isfinite(cost)
+    worst = jnp.argmax(jnp.where(not_finite, jnp.inf, cost))
+    nan = jnp.asarray(jnp.nan, cost.dtype)
+    return Summary(
+        server_rmse=rmse(server, filled, mask),
+        mean_field_rmse=rmse(mean_field, filled, mask),
+        mean_agent_rmse=jnp.mean(agents),
+        worst_agent_rmse=agents[worst],
+        best_agent_rmse=jnp.nanmin(agents),
+        mean_agent_cost=jnp.mean(cost),
+        worst_agent_cost=cost[worst],
+        best_agent_cost=jnp.nanmin(cost),
+        agent_cost_variance=jnp.var(cost),
+        worst_agent=worst,
+        mean_agent_effort=jnp.mean(totals.effort.result()),
+        best_readout_worst_cost=nan if totals.readout is None else totals.readout.costs().max(),
+        diverged_agents=jnp.sum(not_finite | (agents > DIVERGED_RANGES * spread)),
+        scored_steps=totals.steps,
+        persistence_rmse=_plain_rmse(plain["persistence"], targets, known),
+        running_mean_rmse=_plain_rmse(plain["running_mean"], targets, known),
+    )
+
+
+def _plain_rmse(predictions: np.ndarray, targets: np.ndarray, known: np.ndarray) -> Array:
+    """Return `rmse` in float64 on the host."""
+    counted = known & (np.arange(len(known)) > 0)
+    squared = (predictions - targets)[counted] ** 2
+    return jnp.asarray(np.sqrt(np.mean(squared)) if counted.any() else 0.0)

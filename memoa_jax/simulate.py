@@ -1,0 +1,418 @@
+"""The one scan over time. It receives encoder, policy and mixture and imports none of them.
+
+`advance` is the step: at time t it scores the predictions made for t, lets the agents encode,
+decide and predict t + 1, and lets the server weigh them. It is given x_t and y_t and nothing
+later, so no prediction can look ahead.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from memoa_jax.draws import seed_words
+from memoa_jax.metrics import AgentTotals, Summary, summarise
+from memoa_jax.series import Series
+from memoa_jax.types import (
+    Agents,
+    Array,
+    Dimensions,
+    Encoder,
+    Mixture,
+    Observation,
+    Policy,
+    Population,
+    Status,
+    Tree,
+    record,
+    static,
+)
+
+Field = Literal["prediction", "control", "features", "weights"]
+DEFAULT_CHUNK = 512
+
+
+@record
+class Record:
+    """What to keep of single agents' lives: which agents, which steps, which fields.
+
+    `agents` are indices; `steps` are the time steps to keep (None is all); `fields` are any of
+    "prediction" (of y_t, as scored), "control" (beta_t), "features" (Z_t), "weights" (the
+    server's, applied to the predictions for t + 1).
+
+    Example:
+      >>> Record(agents=(0, 5), fields=("prediction",)).agents
+      (0, 5)
+    """
+
+    agents: tuple[int, ...] = static(default=(0,))
+    steps: tuple[int, ...] | None = static(default=None)
+    fields: tuple[Field, ...] = static(default=("prediction",))
+
+
+@record
+class Program:
+    """What does not change during a run: the three parts, the agents and their parameters."""
+
+    encoder: Encoder
+    policy: Policy
+    mixture: Mixture
+    parameters: Tree
+    agents: Agents
+    population: Population
+    recorded_agents: Array
+    recorded_fields: tuple[Field, ...] = static()
+
+
+@record
+class State:
+    """Exactly what the next step needs.
+
+    `step` is t; `prediction` [d, N] and `server` [d] were made for time t; `target` [d] is the
+    last observed value. The rest belongs to the parts that made it. `status` holds the bits of
+    `Status` met so far.
+    """
+
+    step: Array
+    prediction: Array
+    server: Array
+    target: Array
+    encoder: Tree
+    policy: Tree
+    mixture: Tree
+    totals: AgentTotals
+    status: Array
+
+
+@record
+class Point:
+    """One row of the series as the scan sees it; rows that only fill a chunk are not `real`."""
+
+    inputs: Array
+    target: Array
+    known: Array
+    real: Array
+
+
+@record
+class Info:
+    """What a person looks at, one row per step: server and mean field [d], recorded fields."""
+
+    server: Array
+    mean_field: Array
+    recorded: dict[str, Array]
+
+
+@record
+class Result:
+    """What a run returns.
+
+    `server` [n, d] and `mean_field` [n, d]: row t is the prediction of y_t made before it was
+    seen (row 0 is y_0); `forecast` [d] is the server's prediction of the point after the last.
+    `agent_costs` [N] are cumulative squared errors. `recorded` maps fields to arrays
+    [steps, agents, ...]. `state` is what a continuation would start from.
+    """
+
+    server: Array
+    mean_field: Array
+    forecast: Array
+    agent_costs: Array
+    summary: Summary
+    recorded: dict[str, Array]
+    state: State
+    status: Array
+
+
+def advance(program: Program, state: State, point: Point) -> tuple[State, Info]:
+    """Live through one step: see y_t, score, encode, decide, predict y_{t+1}, weigh.
+
+    Y^i_{t+1} = base^i + Z^i_t beta^i_t; O(N) arithmetic, sums over agents of size O(d^2 p^2).
+    """
+    step, population = state.step, program.population
+    target = jnp.where(point.known, point.target, state.target)
+    encoder_state, features = program.encoder.encode(
+        program.parameters, state.encoder, program.agents, point.inputs, step
+    )
+    observation = Observation(
+        step=step,
+        target=target,
+        known=point.known,
+        prediction=state.prediction,
+        features=features,
+        population=population,
+    )
+    policy_state, action = program.policy.act(state.policy, observation)
+    prediction = action.base + jnp.sum(features * action.control[None], axis=1)
+    mixture_state, server = program.mixture.mix(state.mixture, observation, prediction)
+    totals = state.totals.score(
+        error=state.prediction - target[:, None],
+        counted=point.known & (step > 0),
+        move=target - state.target,
+        control=action.control,
+        features=features,
+    )
+    mean_field = population.mean(state.prediction)
+    # One agent's overflow or NaN shows in the sum over all agents.
+    lost = ~jnp.all(jnp.isfinite(population.mean(prediction)))
+    info = Info(
+        server=state.server,
+        mean_field=mean_field,
+        recorded=_record(program, state, action.control, features, mixture_state),
+    )
+    state = State(
+        step=step + 1,
+        prediction=prediction,
+        server=server,
+        target=target,
+        encoder=encoder_state,
+        policy=policy_state,
+        mixture=mixture_state,
+        totals=totals,
+        status=state.status | action.status | jnp.where(lost, Status.NON_FINITE, 0),
+    )
+    return state, info
+
+
+def _record(
+    program: Program, state: State, control: Array, features: Array, mixture_state: Tree
+) -> dict[str, Array]:
+    """Return the chosen agents' fields at this step, agents first."""
+    who = program.recorded_agents
+    source: dict[str, Callable[[], Array]] = {
+        "prediction": lambda: state.prediction,
+        "control": lambda: control,
+        "features": lambda: features,
+        "weights": lambda: program.mixture.weights(mixture_state, program.population),
+    }
+    return {
+        name: jnp.moveaxis(jnp.take(source[name](), who, axis=-1), -1, 0)
+        for name in program.recorded_fields
+    }
+
+
+@functools.partial(jax.jit, donate_argnames="state")
+def run_chunk(program: Program, state: State, points: Point) -> tuple[State, Info]:
+    """Scan `advance` over a chunk of the series; padding rows leave the state as it is."""
+
+    def body(state: State, point: Point) -> tuple[State, Info]:
+        blank = jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+            jax.eval_shape(advance, program, state, point)[1],
+        )
+        return lax.cond(
+            point.real,
+            lambda: advance(program, state, point),
+            lambda: (state, blank),
+        )
+
+    return lax.scan(body, state, points)
+
+
+@functools.partial(
+    jax.jit, static_argnames=("dimensions", "num_agents", "fields", "dtype", "best_readout")
+)
+def _begin(
+    encoder: Encoder,
+    policy: Policy,
+    mixture: Mixture,
+    key: Array,
+    first_target: Array,
+    recorded_agents: Array,
+    *,
+    dimensions: Dimensions,
+    num_agents: int,
+    fields: tuple[Field, ...],
+    dtype: Any,
+    best_readout: bool,
+) -> tuple[Program, State]:
+    """Draw the agents and return the program and the state before step 0 (all predict y_0)."""
+    agents = Agents(index=jnp.arange(num_agents, dtype=jnp.uint32), key=seed_words(key))
+    parameters = encoder.parameters(agents, dimensions, dtype)
+    program = Program(
+        encoder=encoder,
+        policy=policy,
+        mixture=mixture,
+        parameters=parameters,
+        agents=agents,
+        population=Population(size=jnp.asarray(num_agents, dtype)),
+        recorded_agents=recorded_agents,
+        recorded_fields=fields,
+    )
+    state = State(
+        step=jnp.int32(0),
+        prediction=jnp.broadcast_to(first_target[:, None], (dimensions.outputs, num_agents)),
+        server=first_target,
+        target=first_target,
+        encoder=encoder.init(parameters, agents, dimensions, dtype),
+        policy=policy.init(dimensions, num_agents, dtype),
+        mixture=mixture.init(dimensions, num_agents, dtype),
+        totals=AgentTotals.empty(dimensions, num_agents, dtype, best_readout),
+        status=jnp.int32(Status.OK),
+    )
+    return program, state
+
+
+def simulate(
+    series: Series,
+    encoder: Encoder,
+    policy: Policy,
+    mixture: Mixture,
+    *,
+    num_agents: int,
+    key: Array,
+    record: Record | None = None,
+    chunk: int | None = None,
+    dtype: str = "float32",
+    best_readout: bool = False,
+    on_chunk: Callable[[int, int], None] | None = None,
+) -> Result:
+    """Run a population of agents through a series, one step at a time, and score it.
+
+    Exact; O(n N) for the bundled parts, memory O(N), nothing of shape [time, agents] unless
+    recorded. A pure function of its arguments: it may be differentiated and mapped over the
+    numbers inside encoder, policy and mixture, and changing those compiles nothing.
+
+        Y^i_{t+1} = base^i_t + Z^i_t beta^i_t,     server_{t+1} = sum_i w_i Y^i_{t+1}
+
+    Axes: n points, N agents, d outputs, k inputs, p features.
+
+    Args:
+      series: inputs [n, k] and targets [n, d]; a row with NaN in its target is missing: it
+        gives no error, no regression row and no new weights.
+      encoder: makes Z^i_t of x_t.
+      policy: chooses beta^i_t and what it is added to.
+      mixture: the server.
+      num_agents: N.
+      key: a JAX key, the run's seed. Agent i's draws depend on it, on i and on t alone.
+      record: what to keep of single agents; None keeps nothing.
+      chunk: steps per compiled call (default 512, or the whole series under a
+        transformation); the last chunk is padded. It changes no bit of the result.
+      dtype: "float32", or "float64" where 64-bit is enabled.
+      best_readout: also accumulate the best fixed read-out in hindsight (p^2 numbers per agent).
+      on_chunk: called with (steps done, steps in all) after every chunk.
+
+    Returns:
+      Result.
+
+    Raises:
+      ValueError: if sizes do not fit, an index is out of range, or float64 is asked for while
+        64-bit is off.
+
+    Status:
+      bits of `Status`: NON_FINITE when a prediction overflowed, and those of the policy.
+
+    Source: arXiv 2605.05492, arXiv 2505.00216 (the online loop).
+
+    Example:
+      >>> from memoa_jax import encoders, mixture, policies, series
+      >>> result = simulate(series.periodic(20), encoders.random_features(4), policies.greedy(),
+      ...                   mixture.ridge_mixture(), num_agents=3, key=jax.random.key(0))
+      >>> result.server.shape
+      (21, 1)
+    """
+    targets = np.asarray(series.targets)
+    points, outputs = targets.shape
+    record = _checked(record, num_agents, points, dtype, chunk)
+    dimensions = Dimensions(
+        points=points,
+        inputs=series.inputs.shape[1],
+        outputs=outputs,
+        features=encoder.features,
+    )
+    program, state = _begin(
+        encoder,
+        policy,
+        mixture,
+        key,
+        jnp.asarray(targets[0], dtype),
+        jnp.asarray(record.agents, jnp.int32),
+        dimensions=dimensions,
+        num_agents=num_agents,
+        fields=record.fields,
+        dtype=jnp.dtype(dtype),
+        best_readout=best_readout,
+    )
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((program, state)))
+    length = points if traced and chunk is None else min(chunk or DEFAULT_CHUNK, points)
+    pieces: list[Info] = []
+    for start in range(0, points, length):
+        state, info = run_chunk(program, state, _points(series, start, length, dtype))
+        rows = min(length, points - start)
+        pieces.append(jax.tree.map(lambda leaf, rows=rows: leaf[:rows], info))
+        if not traced:
+            pieces[-1] = jax.tree.map(np.asarray, pieces[-1])
+        if on_chunk is not None:
+            on_chunk(start + rows, points)
+    return _result(record, state, pieces, targets)
+
+
+def _result(record: Record, state: State, pieces: Sequence[Info], targets: np.ndarray) -> Result:
+    """Join the chunks, keep the recorded steps, and summarise."""
+    info: Info = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *pieces)
+    recorded = info.recorded
+    if record.steps is not None:
+        kept = np.asarray(record.steps, np.int32)
+        recorded = {name: values[kept] for name, values in recorded.items()}
+    return Result(
+        server=info.server,
+        mean_field=info.mean_field,
+        forecast=state.server,
+        agent_costs=state.totals.cost.result(),
+        summary=summarise(state.totals, targets, info.server, info.mean_field),
+        recorded=recorded,
+        state=state,
+        status=state.status,
+    )
+
+
+def _points(series: Series, start: int, length: int, dtype: str) -> Point:
+    """Return rows start .. start + length - 1 of the series, padded with rows not real."""
+    stop = min(start + length, series.targets.shape[0])
+    padding = [(0, length - (stop - start)), (0, 0)]
+    targets = np.asarray(series.targets)[start:stop]
+    known = np.isfinite(targets).all(axis=1)
+    targets = np.where(known[:, None], targets, 0.0)
+    return Point(
+        inputs=jnp.asarray(np.pad(np.asarray(series.inputs)[start:stop], padding), dtype),
+        target=jnp.asarray(np.pad(targets, padding), dtype),
+        known=jnp.asarray(np.pad(known, padding[0])),
+        real=jnp.asarray(np.arange(start, start + length) < stop),
+    )
+
+
+def _checked(
+    record: Record | None, num_agents: int, points: int, dtype: str, chunk: int | None
+) -> Record:
+    """Check the arguments that are not arrays; return the record, empty when none is asked."""
+    for name, value in (("num_agents", num_agents), ("chunk", chunk)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"simulate: {name} = {value!r}: allowed is an integer >= 1")
+    if num_agents > 2**31 - 1:
+        raise ValueError(f"simulate: num_agents = {num_agents}: allowed is at most 2^31 - 1")
+    if dtype not in ("float32", "float64"):
+        raise ValueError(f"simulate: dtype = {dtype!r}: allowed is 'float32' or 'float64'")
+    if dtype == "float64" and not jax.config.jax_enable_x64:
+        raise ValueError(
+            "simulate: dtype = 'float64' while 64-bit is off: call "
+            "jax.config.update('jax_enable_x64', True) first, or use 'float32'"
+        )
+    if record is None:
+        return Record(agents=(), fields=())
+    for name, values, bound in (
+        ("agents", record.agents, num_agents),
+        ("steps", record.steps or (), points),
+    ):
+        wrong = [value for value in values if not 0 <= value < bound]
+        if wrong:
+            raise ValueError(f"simulate: record.{name} holds {wrong[0]}: allowed is 0..{bound - 1}")
+    unknown = [name for name in record.fields if name not in get_args(Field)]
+    if unknown:
+        allowed = ", ".join(get_args(Field))
+        raise ValueError(f"simulate: record.fields holds {unknown[0]!r}: allowed is {allowed}")
+    return record

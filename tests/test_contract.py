@@ -1,0 +1,202 @@
+"""Every encoder, policy and mixture through the same clauses. A new member joins the lists."""
+
+import inspect
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from memoa_jax import types
+from memoa_jax.draws import seed_words
+from memoa_jax.encoders import echo_state, given_features, random_features, views
+from memoa_jax.game import GameCost
+from memoa_jax.mixture import ridge_mixture
+from memoa_jax.policies import centralized, decentralized, greedy
+from memoa_jax.types import Agents, Dimensions, Observation, Population, Status
+
+POINTS, INPUTS, OUTPUTS, FEATURES = 8, 3, 2, 3
+DIMENSIONS = Dimensions(points=POINTS, inputs=INPUTS, outputs=OUTPUTS, features=FEATURES)
+TABLE = np.random.default_rng(0).normal(size=(POINTS, 7, OUTPUTS, FEATURES))
+
+# name -> function of one number that is swept, mapped over and differentiated
+ENCODERS = {
+    "random_features": lambda noise: random_features(FEATURES, noise),
+    "echo_state tanh": lambda noise: echo_state(FEATURES, noise),
+    "echo_state hard sigmoid": lambda noise: echo_state(FEATURES, noise, "hard_sigmoid"),
+    "given_features": lambda scale: given_features(TABLE * scale),
+    "views": lambda noise: views(random_features(FEATURES, noise), 2, noise, noise),
+}
+POLICIES = {
+    "greedy": lambda effort: greedy(GameCost(effort=effort, forgetting=0.1), window=2),
+    **{
+        f"{make.__name__} {information}": lambda effort, make=make, information=information: make(
+            GameCost(effort=effort, consensus=0.5),
+            horizon=2,
+            window=3,
+            sync_every=2,
+            information=information,
+        )
+        for make in (decentralized, centralized)
+        for information in ("feedback", "offline")
+    },
+    **{
+        f"{make.__name__} forecast": lambda effort, make=make: make(
+            GameCost(effort=effort, consensus=0.5), game="forecast", ridge=0.3
+        )
+        for make in (greedy, decentralized, centralized)
+    },
+}
+MIXTURES = {
+    "ridge kappa": lambda kappa: ridge_mixture(kappa=kappa),
+    "ridge eta": lambda eta: ridge_mixture(eta=eta),
+}
+DTYPES = [jnp.float32, jnp.float64]
+
+
+def agents(count):
+    return Agents(jnp.arange(count, dtype=jnp.uint32), seed_words(jax.random.key(1)))
+
+
+def observations(count, dtype, steps=POINTS):
+    """Return a made-up life: what an agent sees at steps 0, 1, .."""
+    rng = np.random.default_rng(1)
+    for step in range(steps):
+        yield Observation(
+            step=jnp.int32(step),
+            target=jnp.asarray(rng.normal(size=OUTPUTS), dtype),
+            known=jnp.asarray(step != 3),
+            prediction=jnp.asarray(rng.normal(size=(OUTPUTS, count)), dtype),
+            features=jnp.asarray(rng.normal(size=(OUTPUTS, FEATURES, count)), dtype),
+            population=Population(jnp.asarray(count, dtype)),
+        )
+
+
+def encode_all(encoder, count, dtype):
+    """Return the features of every step, and the states before and after."""
+    crowd = agents(count)
+    parameters = encoder.parameters(crowd, DIMENSIONS, dtype)
+    first = state = encoder.init(parameters, crowd, DIMENSIONS, dtype)
+    rows = []
+    for step in range(POINTS):
+        inputs = jnp.asarray(np.sin(np.arange(INPUTS) + step), dtype)
+        state, features = encoder.encode(parameters, state, crowd, inputs, jnp.int32(step))
+        rows.append(features)
+    return jnp.stack(rows), first, state
+
+
+def act_all(policy, count, dtype):
+    first = state = policy.init(DIMENSIONS, count, dtype)
+    rows = []
+    for observation in observations(count, dtype):
+        state, action = policy.act(state, observation)
+        rows.append(jnp.concatenate([action.base.ravel(), action.control.ravel()]))
+        assert action.base.shape == (OUTPUTS, count)
+        assert action.control.shape == (FEATURES, count)
+        assert action.status.dtype == jnp.int32
+        assert action.status.shape == ()
+    return jnp.stack(rows), first, state
+
+
+def mix_all(mixture, count, dtype):
+    first = state = mixture.init(DIMENSIONS, count, dtype)
+    rows = []
+    for observation in observations(count, dtype):
+        state, output = mixture.mix(state, observation, 2 * observation.prediction + 1)
+        assert output.shape == (OUTPUTS,)
+        weights = mixture.weights(state, observation.population)
+        assert weights.shape == (count,)
+        rows.append(jnp.concatenate([output, weights]))
+    return jnp.stack(rows), first, state
+
+
+MEMBERS = {
+    **{f"encoder {name}": (make, encode_all) for name, make in ENCODERS.items()},
+    **{f"policy {name}": (make, act_all) for name, make in POLICIES.items()},
+    **{f"mixture {name}": (make, mix_all) for name, make in MIXTURES.items()},
+}
+every_member = pytest.mark.parametrize("name", sorted(MEMBERS))
+
+
+@every_member
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("count", [1, 5])
+def test_state_keeps_its_structure_and_dtypes_and_values_are_finite(name, dtype, count):
+    make, live = MEMBERS[name]
+    values, first, last = jax.jit(live, static_argnums=(1, 2))(make(0.7), count, dtype)
+    assert values.dtype == dtype
+    assert np.isfinite(values).all()
+    assert jax.tree.structure(first) == jax.tree.structure(last)
+    for before, after in zip(jax.tree.leaves(first), jax.tree.leaves(last), strict=True):
+        assert (before.shape, before.dtype) == (after.shape, after.dtype)
+        assert before.dtype in (dtype, jnp.int32, jnp.bool_)
+
+
+@every_member
+def test_a_sweep_compiles_once(name):
+    make, live = MEMBERS[name]
+    traces = itertools.count()
+
+    @jax.jit
+    def compiled(member):
+        next(traces)
+        return live(member, 4, jnp.float64)[0]
+
+    results = [compiled(make(value)) for value in np.linspace(0.2, 2.0, 8)]
+    assert next(traces) == 1
+    assert not np.array_equal(results[0], results[-1])
+
+
+@every_member
+def test_vmap_over_parameters_equals_a_loop(name):
+    make, live = MEMBERS[name]
+    sweep = jnp.array([0.2, 0.9, 2.0])
+    mapped = jax.jit(jax.vmap(lambda value: live(make(value), 4, jnp.float64)[0]))(sweep)
+    looped = [live(make(float(value)), 4, jnp.float64)[0] for value in sweep]
+    np.testing.assert_allclose(mapped, np.stack(looped), rtol=1e-9, atol=1e-12)
+
+
+@every_member
+def test_gradients_are_finite_and_right(name):
+    make, live = MEMBERS[name]
+
+    @jax.jit
+    def score(value):
+        return jnp.sum(jnp.sin(live(make(value), 4, jnp.float64)[0]))
+
+    step = 1e-6
+    slope = (score(0.7 + step) - score(0.7 - step)) / (2 * step)
+    assert abs(slope) > 1e-9
+    np.testing.assert_allclose(jax.jit(jax.grad(score))(0.7), slope, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(jax.jacfwd(score))(0.7), slope, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("contract", "members"),
+    [(types.Encoder, ENCODERS), (types.Policy, POLICIES), (types.Mixture, MIXTURES)],
+)
+def test_argument_order_is_the_contract(contract, members):
+    methods = [
+        name
+        for name, value in vars(contract).items()
+        if inspect.isfunction(value) and not name.startswith("_")
+    ]
+    assert methods
+    for make, method in itertools.product(members.values(), methods):
+        expected = list(inspect.signature(getattr(contract, method)).parameters)
+        assert list(inspect.signature(getattr(type(make(0.5)), method)).parameters) == expected
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_a_policy_with_nothing_learned_predicts_persistence_of_its_base(name):
+    """At step 0 nothing is known, so every control is zero."""
+    policy = POLICIES[name](0.7)
+    observation = next(observations(4, jnp.float64))
+    _, action = policy.act(policy.init(DIMENSIONS, 4, jnp.float64), observation)
+    np.testing.assert_array_equal(action.control, 0)
+    base = observation.prediction
+    if "forecast" in name:
+        base = np.broadcast_to(observation.target[:, None], base.shape)
+    np.testing.assert_array_equal(action.base, base)
+    assert int(action.status) == Status.OK

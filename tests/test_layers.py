@@ -1,0 +1,82 @@
+"""The house's rules: imports point one way, files stay small, jax.config stays at the door."""
+
+import ast
+import pathlib
+
+import pytest
+
+PACKAGE = pathlib.Path(__file__).parents[1] / "memoa_jax"
+# Lowest first: a module imports only from those before it.
+ORDER = [
+    "_version",
+    "types",
+    "linalg",
+    "draws",
+    "canary",
+    "game",
+    "nash_step",
+    "nash",
+    "nash_types",
+    "nash_dense",
+    "analysis",
+    "tables",
+    "download",
+    "series",
+    "encoders",
+    "mixture",
+    "memory",
+    "forecast",
+    "policies",
+    "metrics",
+    "simulate",
+    "config_faults",
+    "config",
+    "config_file",
+    "build",
+    "report",
+    "run",
+    "cli",
+    "__main__",
+]
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+
+
+def imports(module):
+    """Return the package's own modules that a module imports, wherever the import stands."""
+    found = set()
+    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("memoa_jax"):
+            rest = node.module.split(".")[1:]
+            found |= set(rest) if rest else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            parts = [alias.name.split(".") for alias in node.names]
+            found |= {part[1] for part in parts if part[0] == "memoa_jax" and len(part) > 1}
+    return {name for name in found if (PACKAGE / f"{name}.py").exists()}
+
+
+def test_the_order_names_every_module():
+    assert sorted(ORDER) == MODULES
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down(module):
+    assert imports(module) <= set(ORDER[: ORDER.index(module)])
+
+
+def test_the_scan_knows_no_encoder_policy_or_mixture():
+    assert not imports("simulate") & {"encoders", "policies", "mixture"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_files_stay_small_and_leave_jax_config_alone(module):
+    text = (PACKAGE / f"{module}.py").read_text()
+    assert len(text.splitlines()) <= 420
+    assert "config.update(" not in text.replace(
+        "jax.config.update('jax_enable_x64', True)", ""
+    ) or (module == "cli")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_library_never_sees_a_config(module):
+    if ORDER.index(module) <= ORDER.index("simulate"):
+        assert not imports(module) & {"config", "config_faults", "config_file", "build"}
