@@ -244,8 +244,9 @@ def price_of_anarchy(
 
     Example:
       >>> moments = FeatureMoments.from_samples(jnp.ones((3, 10, 1, 1)))
-      >>> float(price_of_anarchy(GameCost(), moments, jnp.ones((3, 1)), None, jnp.zeros((5, 1))))
-      1.0...
+      >>> game = (GameCost(), moments, jnp.ones((3, 1)), None)
+      >>> round(float(price_of_anarchy(*game, jnp.zeros((5, 1)))), 3)
+      1.0
     """
     game = (cost, moments, targets, population)
     solutions = (solve_nash(*game).gains, solve_team(*game).gains)

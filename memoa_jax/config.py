@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Number = Annotated[float, Field(allow_inf_nan=False, description="a finite number")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number > 0")]
@@ -40,6 +40,7 @@ FileName = Annotated[
 Path = Annotated[
     str, Field(min_length=1, description="the path of a file, relative to the config's folder")
 ]
+GameName = Literal["hindsight", "forecast"]
 Text = Annotated[str, Field(min_length=1, description="a text that is not empty")]
 
 
@@ -270,9 +271,10 @@ class Cost(Table):
 
 
 class GreedyCost(Table):
-    """What counts for an agent that ignores the others."""
+    """What counts for an agent that ignores the others; `tracking` for the forecaster only."""
 
-    effort: Positive = 10.0
+    tracking: Number = 1.0
+    effort: Positive
     forgetting: NonNegative = 0.0
 
 
@@ -281,23 +283,39 @@ class Greedy(Table):
 
     kind: Literal["greedy"]
     name: Label = "greedy"
-    cost: GreedyCost = GreedyCost()
+    cost: GreedyCost = GreedyCost(effort=10.0)
     window: Count = 3
+    game: GameName = "hindsight"
+    ridge: Positive = 0.1
+    discount: Discount = 0.98
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_effort(cls, raw: Any) -> Any:
+        """Fill in the library's default effort, which is another one for the forecaster."""
+        cost = raw.get("cost", {}) if isinstance(raw, dict) else None
+        if not isinstance(cost, dict):
+            return raw
+        effort = 0.1 if raw.get("game") == "forecast" else 10.0
+        return {**raw, "cost": {"effort": effort, **cost}}
 
 
 class Game(Table):
-    """The keys that both game policies share."""
+    """The keys that both game policies share.
+
+    `ridge` and `discount` belong to the forecast game, which needs no horizon and plays at
+    every step; `horizon` to `greedy_effort` belong to the hindsight game.
+    """
 
     cost: Cost = Cost()
+    game: GameName = "hindsight"
     horizon: Count = 3
     window: Count = 3
     sync_every: Count = 1
     information: Literal["feedback", "offline"] = "feedback"
-    # The forecast game is not in the library yet; its two keys wait for it.
-    game: Literal["hindsight"] = "hindsight"
-    ridge: Positive | None = None
-    discount: Discount | None = None
     greedy_effort: Positive | None = None
+    ridge: Positive = 0.1
+    discount: Discount = 0.98
 
 
 class Decentralized(Game):

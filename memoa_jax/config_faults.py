@@ -75,11 +75,6 @@ def _between_keys(raw: dict[str, Any]) -> Iterator[tuple[Keys, str]]:
     for index, policy in enumerate(policies if isinstance(policies, list) else []):
         if not isinstance(policy, dict) or policy.get("kind") not in FAMILIES["policy"]:
             continue
-        if policy.get("game", "hindsight") == "hindsight" and policy["kind"] != "greedy":
-            for key in ("ridge", "discount"):
-                if key in policy:
-                    fault = f"policy.{index}.{key}: has no effect on a hindsight game; leave it out"
-                    yield ("policy", index, key), fault
         label = str(policy.get("name", policy["kind"]))
         if label in ("persistence", "running_mean") or label.startswith("uncoupled"):
             fault = f"policy.{index}.name = {show(label)}: kept for the run's own comparisons"

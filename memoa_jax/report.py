@@ -57,7 +57,7 @@ class Finished:
 
     label: str
     kind: str
-    game: str | None
+    game: str
     metrics: Mapping[str, float]
     worst_agent: int
     diverged_agents: int
@@ -90,10 +90,10 @@ class Comparison:
 def summarise(found: Comparison) -> dict[str, Any]:
     """Return the summary: what summary.json holds, non-finite numbers as null and flagged.
 
-    Regret is against the first centralized hindsight policy of the run, and null where none
-    finished; against the best fixed read-out in hindsight it stands under its own key.
+    Regret is against the first centralized policy of the run, and null where none finished;
+    against the best fixed read-out in hindsight it stands under its own key.
     """
-    reference = next((p for p in found.policies if p.game == "centralized hindsight"), None)
+    reference = next((p for p in found.policies if p.kind == "centralized"), None)
     return {
         "name": found.name,
         "interrupted": bool(found.not_run),
@@ -129,6 +129,7 @@ def _policy(found: Comparison, one: Finished, reference: Finished | None) -> dic
     numbers["agent_steps_per_second"] = found.agents * found.steps / running
     return {
         "kind": one.kind,
+        "game": one.game,
         **_numbers(numbers),
         "worst_agent": one.worst_agent,
         "diverged_agents": one.diverged_agents,
@@ -193,7 +194,7 @@ def _footnotes(summary: Mapping[str, Any]) -> list[str]:
         "worst cost: the worst agent's summed squared error.",
         f"regret: worst cost minus that of {reference}."
         if reference
-        else "regret: -, no centralized hindsight policy was run.",
+        else "regret: -, no centralized policy was run.",
         "seconds include compile; agent-steps/s do not.",
     ]
     if summary["interrupted"]:

@@ -125,7 +125,7 @@ def _is_coupled(cost: Cost) -> bool:
 
 
 def _uncoupled(game: Game) -> Decentralized:
-    keys = game.model_dump(exclude={"kind", "name", "information", "cost"})
+    keys = game.model_dump(include={"horizon", "window", "sync_every", "greedy_effort"})
     cost = game.cost.model_copy(update={"consensus": 0.0, "ensemble": 0.0})
     return Decentralized(kind="decentralized", name="uncoupled", cost=cost, **keys)
 
@@ -161,7 +161,7 @@ def _finish(
     return Finished(
         label=label,
         kind=table.kind,
-        game=f"{table.kind} {table.game}" if isinstance(table, Game) else None,
+        game=table.game,
         metrics={name: float(getattr(measured, name)) for name in names},
         worst_agent=int(measured.worst_agent),
         diverged_agents=int(measured.diverged_agents),
@@ -211,7 +211,7 @@ def _in_one_line(where: str = "") -> Iterator[None]:
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:500]
+    return " ".join(str(error).split())[:1000]
 
 
 def _arrays(series: Series, finished: Sequence[Finished]) -> Mapping[str, NDArray[Any]]:

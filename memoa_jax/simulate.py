@@ -196,7 +196,6 @@ def _record(
     }
 
 
-@functools.partial(jax.jit, donate_argnames="state")
 def run_chunk(program: Program, state: State, points: Point) -> tuple[State, Info]:
     """Scan `advance` over a chunk of the series; padding rows leave the state as it is."""
 
@@ -212,6 +211,11 @@ def run_chunk(program: Program, state: State, points: Point) -> tuple[State, Inf
         )
 
     return lax.scan(body, state, points)
+
+
+# In a plain run the old state's memory becomes the new one's; a transformation may still need it.
+_run_in_place = jax.jit(run_chunk, donate_argnames="state")
+_run_traced = jax.jit(run_chunk)
 
 
 @functools.partial(
@@ -340,9 +344,10 @@ def simulate(
     )
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((program, state)))
     length = points if traced and chunk is None else min(chunk or DEFAULT_CHUNK, points)
+    run = _run_traced if traced else _run_in_place
     pieces: list[Info] = []
     for start in range(0, points, length):
-        state, info = run_chunk(program, state, _points(series, start, length, dtype))
+        state, info = run(program, state, _points(series, start, length, dtype))
         rows = min(length, points - start)
         pieces.append(jax.tree.map(lambda leaf, rows=rows: leaf[:rows], info))
         if not traced:

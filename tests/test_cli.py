@@ -268,13 +268,22 @@ def test_resolved_config_repeats_the_run(finished, tmp_path, capsys):
         np.testing.assert_array_equal(first[name], second[name])
 
 
+def test_forecast_games_run_without_uncoupled_company(tiny, capsys):
+    games = "policy=[{kind='greedy', game='forecast'}, {kind='centralized', game='forecast'}]"
+    assert main(["run", str(tiny), "--set", games]) == 0
+    summary = summary_of(Path("runs/tiny"))
+    assert list(summary["policies"]) == ["greedy", "centralized"]
+    assert {policy["game"] for policy in summary["policies"].values()} == {"forecast"}
+    assert summary["regret_reference"] == "centralized"
+
+
 def test_default_folder_and_float64(tiny, capsys):
     words = ["run", str(tiny), "--set", "dtype=float64", "--set", "run.uncoupled=false"]
     assert main([*words, "--set", 'policy=[{kind="greedy"}]']) == 0
     assert list(summary_of(Path("runs/tiny"))["policies"]) == ["greedy"]
     assert np.load("runs/tiny/trajectories.npz")["server/greedy"].dtype == np.float64
     out = capsys.readouterr().out
-    assert "regret: -, no centralized hindsight policy was run." in out
+    assert "regret: -, no centralized policy was run." in out
     assert summary_of(Path("runs/tiny"))["policies"]["greedy"]["under_performer_regret"] is None
 
 

@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
@@ -52,21 +51,21 @@ def test_minimal_config_has_defaults_and_the_files_name(write):
 
 ONE_FAULT = {
     "policy.0.windw: unknown key; did you mean window?": "[[policy]]\nkind='greedy'\nwindw=3",
-    "policy.0.xyz: unknown key; allowed: kind, name, cost, window": (
+    "policy.0.xyz: unknown key; allowed: kind, name, cost, window, game, ridge, discount": (
         "[[policy]]\nkind='greedy'\nxyz=3"
     ),
     "policy.0.cost.efort: unknown key; did you mean effort?": (
         "[[policy]]\nkind='greedy'\ncost={efort=1}"
     ),
     "policy.0.cost.effort = 0: allowed is a number > 0": "[[policy]]\nkind='greedy'\ncost.effort=0",
-    "policy.0.cost.consensus: unknown key; allowed: effort, forgetting": (
+    "policy.0.cost.consensus: unknown key; allowed: tracking, effort, forgetting": (
         "[[policy]]\nkind='greedy'\ncost={consensus=1}"
     ),
-    "policy.0.ridge: has no effect on a hindsight game; leave it out": (
-        "[[policy]]\nkind='centralized'\nridge=1"
+    'policy.0.game = "forcast": allowed is hindsight, forecast; did you mean forecast?': (
+        "[[policy]]\nkind='centralized'\ngame='forcast'"
     ),
-    'policy.0.game = "forecast": allowed is hindsight': (
-        "[[policy]]\nkind='centralized'\ngame='forecast'"
+    "policy.0.discount = 1.5: allowed is a number > 0 and <= 1": (
+        "[[policy]]\nkind='centralized'\ndiscount=1.5"
     ),
     "policy.0.cost = 3: allowed is a table": "[[policy]]\nkind='greedy'\ncost=3",
     "policy.0.window = 0: allowed is a whole number >= 1": "[[policy]]\nkind='greedy'\nwindow=0",
@@ -360,9 +359,6 @@ def assert_same_defaults(table, function, rename=()):
     for name, field in table.model_fields.items():
         if name in ("kind", "name", "views"):
             continue
-        # the forecast game's own keys are not in the library yet
-        if name in ("ridge", "discount") and name not in known:
-            continue
         default, found = field.get_default(call_default_factory=True), known[rename.get(name, name)]
         if name == "cost":
             default, found = default.model_dump(), vars(function().cost)
@@ -373,11 +369,13 @@ def assert_same_defaults(table, function, rename=()):
             assert default == found, (table, name)
 
 
-def test_the_forecast_game_is_allowed_when_the_library_has_it():
-    from memoa_jax.policies import decentralized
+def test_the_greedy_forecaster_has_its_own_default_effort(write):
+    from memoa_jax import policies
 
-    games = get_args(schema.Decentralized.model_fields["game"].annotation)
-    assert ("forecast" in games) == ("ridge" in keywords(decentralized))
+    for game in ("hindsight", "forecast"):
+        (greedy,) = load(write(MINIMAL), [f"policy.greedy.game={game}"]).policy
+        assert greedy.cost.effort == policies.greedy(game=game).cost.effort
+    assert load(write(MINIMAL), ["policy.0.cost.effort=2"]).policy[0].cost.effort == 2.0
 
 
 def test_series_kinds_are_the_librarys():

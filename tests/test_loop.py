@@ -14,7 +14,7 @@ from memoa_jax.game import GameCost
 from memoa_jax.mixture import ridge_mixture
 from memoa_jax.policies import centralized, decentralized, greedy
 from memoa_jax.series import make_series
-from memoa_jax.simulate import Record, run_chunk, simulate
+from memoa_jax.simulate import Record, _run_in_place, simulate
 
 REFERENCE = json.loads((pathlib.Path(__file__).parent / "reference/online_loop.json").read_text())
 FIELDS = ("prediction", "control", "features", "weights")
@@ -251,9 +251,9 @@ def test_chunks_change_no_bit_and_compile_nothing(policy_name, dtype):
     encoder = random_features(3, 0.2)
     whole = run(series, encoder, policy, 37, chunk=23, dtype=dtype, best_readout=True)
     for chunk in (1, 4, 22):
-        before = run_chunk._cache_size()
+        before = _run_in_place._cache_size()
         parts = run(series, encoder, policy, 37, chunk=chunk, dtype=dtype, best_readout=True)
-        assert run_chunk._cache_size() <= before + 1  # the padded last chunk is the same program
+        assert _run_in_place._cache_size() <= before + 1  # the padded last chunk is the same program
         for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
             np.testing.assert_array_equal(a, b)
 

@@ -78,7 +78,12 @@ def test_reference_numbers(case):
 
 
 @pytest.mark.parametrize(
-    ("counts", "d", "p"), [((1, 1, 1), 1, 3), ((2, 3), 2, 2), ((2, 1, 2), 3, 1)]
+    ("counts", "d", "p"),
+    [
+        ((1, 1, 1), 1, 3),
+        ((2, 3), 2, 2),
+        pytest.param((2, 1, 2), 3, 1, marks=pytest.mark.slow),
+    ],
 )
 def test_types_are_the_dense_equilibrium(counts, d, p):
     """Any group sizes, with costs, forgetting and features that differ by type."""
