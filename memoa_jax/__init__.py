@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from memoa_jax.nash_dense import solve_heterogeneous, solve_nash_dense
     from memoa_jax.nash_types import solve_nash_types
     from memoa_jax.policies import centralized, decentralized, greedy
+    from memoa_jax.recording import Record
     from memoa_jax.series import Series
-    from memoa_jax.simulate import Record, Result, simulate
+    from memoa_jax.simulate import Result, simulate
 
 __all__ = [
     "Equilibrium",
@@ -73,7 +74,8 @@ _HOME = {
         "nash_types": "solve_nash_types",
         "policies": "centralized decentralized greedy",
         "series": "Series",
-        "simulate": "Record Result simulate",
+        "recording": "Record",
+        "simulate": "Result simulate",
     }.items()
     for name in names.split()
 }

@@ -22,8 +22,8 @@ from memoa_jax.config import (
 )
 from memoa_jax.config_faults import ConfigError
 from memoa_jax.game import GameCost
+from memoa_jax.recording import Record
 from memoa_jax.series import SERIES_KINDS, Series
-from memoa_jax.simulate import Record
 from memoa_jax.types import Encoder, Mixture, Policy
 
 _DOWNLOADS = {Boc: download.BANK_OF_CANADA, Ett: download.ETT_H1}

@@ -200,10 +200,11 @@ def greedy(
         beta^i_t = argmin_b sum_{s=max(t-W,0)}^{t-1} e^{-forgetting (t-1-s)}
                        |y_{s+1} - Y^i_s - Z^i_s b|^2 + effort |b|^2,     Y^i_{t+1} = Y^i_t + Z^i_t b
 
-    Exact; O(W d p^2 + p^3) per agent and step. It integrates a delayed residual and is unstable
-    when effort is small beside the features' Gram matrix or the window is long: windows of 2
-    to 5 with an effort of about 10 are sound on the standard series, and a run says so when
-    agents diverge. It ignores the other agents: consensus and ensemble play no part.
+    Exact; O(W d p^2 + p^3) per agent and step. It ignores the other agents: consensus and
+    ensemble play no part. It integrates a delayed residual, so it can run away, and a run says
+    so when agents do. With constant features of Gram G over the window the loop's gain is
+    G / (G + effort): window 1 is always stable, window 2 needs effort > 0.21 G, longer windows
+    more; features without bound (`random_features` on large inputs) make G large.
 
     With ``game = "forecast"`` it is instead the greedy forecaster, which cannot run away: the
     forecast game of `memoa_jax.forecast` without coupling.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from jax import lax
 
 from memoa_jax.draws import seed_words
 from memoa_jax.metrics import AgentTotals, Summary, summarise
+from memoa_jax.recording import Field, Record, check, pick
 from memoa_jax.series import Series
 from memoa_jax.types import (
     Agents,
@@ -34,26 +35,7 @@ from memoa_jax.types import (
     static,
 )
 
-Field = Literal["prediction", "control", "features", "weights"]
 DEFAULT_CHUNK = 512
-
-
-@record
-class Record:
-    """What to keep of single agents' lives: which agents, which steps, which fields.
-
-    `agents` are indices; `steps` are the time steps to keep (None is all); `fields` are any of
-    "prediction" (of y_t, as scored), "control" (beta_t), "features" (Z_t), "weights" (the
-    server's, applied to the predictions for t + 1).
-
-    Example:
-      >>> Record(agents=(0, 5), fields=("prediction",)).agents
-      (0, 5)
-    """
-
-    agents: tuple[int, ...] = static(default=(0,))
-    steps: tuple[int, ...] | None = static(default=None)
-    fields: tuple[Field, ...] = static(default=("prediction",))
 
 
 @record
@@ -163,7 +145,16 @@ def advance(program: Program, state: State, point: Point) -> tuple[State, Info]:
     info = Info(
         server=state.server,
         mean_field=mean_field,
-        recorded=_record(program, state, action.control, features, mixture_state),
+        recorded=pick(
+            program.recorded_fields,
+            program.recorded_agents,
+            {
+                "prediction": lambda: state.prediction,
+                "control": lambda: action.control,
+                "features": lambda: features,
+                "weights": lambda: program.mixture.weights(mixture_state, population),
+            },
+        ),
     )
     state = State(
         step=step + 1,
@@ -177,23 +168,6 @@ def advance(program: Program, state: State, point: Point) -> tuple[State, Info]:
         status=state.status | action.status | jnp.where(lost, Status.NON_FINITE, 0),
     )
     return state, info
-
-
-def _record(
-    program: Program, state: State, control: Array, features: Array, mixture_state: Tree
-) -> dict[str, Array]:
-    """Return the chosen agents' fields at this step, agents first."""
-    who = program.recorded_agents
-    source: dict[str, Callable[[], Array]] = {
-        "prediction": lambda: state.prediction,
-        "control": lambda: control,
-        "features": lambda: features,
-        "weights": lambda: program.mixture.weights(mixture_state, program.population),
-    }
-    return {
-        name: jnp.moveaxis(jnp.take(source[name](), who, axis=-1), -1, 0)
-        for name in program.recorded_fields
-    }
 
 
 def run_chunk(program: Program, state: State, points: Point) -> tuple[State, Info]:
@@ -322,7 +296,9 @@ def simulate(
     """
     targets = np.asarray(series.targets)
     points, outputs = targets.shape
-    record = _checked(record, num_agents, points, dtype, chunk)
+    _check(num_agents, dtype, chunk)
+    record = Record(agents=(), fields=()) if record is None else record
+    check(record, num_agents, points)
     dimensions = Dimensions(
         points=points,
         inputs=series.inputs.shape[1],
@@ -381,7 +357,7 @@ def _points(series: Series, start: int, length: int, dtype: str) -> Point:
     stop = min(start + length, series.targets.shape[0])
     padding = [(0, length - (stop - start)), (0, 0)]
     targets = np.asarray(series.targets)[start:stop]
-    known = np.isfinite(targets).all(axis=1)
+    known = np.atleast_1d(np.isfinite(targets).all(axis=1))
     targets = np.where(known[:, None], targets, 0.0)
     return Point(
         inputs=jnp.asarray(np.pad(np.asarray(series.inputs)[start:stop], padding), dtype),
@@ -391,10 +367,8 @@ def _points(series: Series, start: int, length: int, dtype: str) -> Point:
     )
 
 
-def _checked(
-    record: Record | None, num_agents: int, points: int, dtype: str, chunk: int | None
-) -> Record:
-    """Check the arguments that are not arrays; return the record, empty when none is asked."""
+def _check(num_agents: int, dtype: str, chunk: int | None) -> None:
+    """Refuse sizes and dtypes that cannot be run."""
     for name, value in (("num_agents", num_agents), ("chunk", chunk)):
         if value is not None and (not isinstance(value, int) or value < 1):
             raise ValueError(f"simulate: {name} = {value!r}: allowed is an integer >= 1")
@@ -402,22 +376,8 @@ def _checked(
         raise ValueError(f"simulate: num_agents = {num_agents}: allowed is at most 2^31 - 1")
     if dtype not in ("float32", "float64"):
         raise ValueError(f"simulate: dtype = {dtype!r}: allowed is 'float32' or 'float64'")
-    if dtype == "float64" and not jax.config.jax_enable_x64:
+    if dtype == "float64" and jnp.result_type(float) != jnp.float64:
         raise ValueError(
-            "simulate: dtype = 'float64' while 64-bit is off: call "
-            "jax.config.update('jax_enable_x64', True) first, or use 'float32'"
+            "simulate: dtype = 'float64' while 64-bit is off: allowed is 'float32', or call "
+            "jax.config.update('jax_enable_x64', True) first"
         )
-    if record is None:
-        return Record(agents=(), fields=())
-    for name, values, bound in (
-        ("agents", record.agents, num_agents),
-        ("steps", record.steps or (), points),
-    ):
-        wrong = [value for value in values if not 0 <= value < bound]
-        if wrong:
-            raise ValueError(f"simulate: record.{name} holds {wrong[0]}: allowed is 0..{bound - 1}")
-    unknown = [name for name in record.fields if name not in get_args(Field)]
-    if unknown:
-        allowed = ", ".join(get_args(Field))
-        raise ValueError(f"simulate: record.fields holds {unknown[0]!r}: allowed is {allowed}")
-    return record

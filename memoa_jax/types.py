@@ -65,7 +65,7 @@ _SENTENCES = {
     Status.NON_FINITE: "a prediction or a gain is infinite or not a number: the policy diverged; "
     "raise effort, shorten the window, or use dtype = float64",
     Status.INDEFINITE: "the second-order condition fails (H2 of the game is not positive "
-    "definite): the gains are stationary but no equilibrium; raise effort, or tracking + consensus",
+    "definite): the gains are no equilibrium; raise effort, or tracking + consensus",
     Status.SINGULAR: "a linear system of the solver is singular to working precision: "
     "its solution is not usable; raise effort or use float64",
 }

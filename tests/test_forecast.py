@@ -13,8 +13,9 @@ from memoa_jax.forecast import play
 from memoa_jax.game import GameCost
 from memoa_jax.mixture import ridge_mixture
 from memoa_jax.policies import centralized, decentralized, greedy
+from memoa_jax.recording import Record
 from memoa_jax.series import make_series
-from memoa_jax.simulate import Record, simulate
+from memoa_jax.simulate import simulate
 from memoa_jax.types import Population
 
 REFERENCE = json.loads((pathlib.Path(__file__).parent / "reference/forecast_game.json").read_text())

@@ -13,8 +13,9 @@ from memoa_jax.encoders import echo_state, given_features, random_features, view
 from memoa_jax.game import GameCost
 from memoa_jax.mixture import ridge_mixture
 from memoa_jax.policies import centralized, decentralized, greedy
+from memoa_jax.recording import Record
 from memoa_jax.series import make_series
-from memoa_jax.simulate import Record, _run_in_place, simulate
+from memoa_jax.simulate import _run_in_place, simulate
 
 REFERENCE = json.loads((pathlib.Path(__file__).parent / "reference/online_loop.json").read_text())
 FIELDS = ("prediction", "control", "features", "weights")
@@ -253,7 +254,8 @@ def test_chunks_change_no_bit_and_compile_nothing(policy_name, dtype):
     for chunk in (1, 4, 22):
         before = _run_in_place._cache_size()
         parts = run(series, encoder, policy, 37, chunk=chunk, dtype=dtype, best_readout=True)
-        assert _run_in_place._cache_size() <= before + 1  # the padded last chunk is the same program
+        # the padded last chunk is the same program
+        assert _run_in_place._cache_size() <= before + 1
         for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
             np.testing.assert_array_equal(a, b)
 
