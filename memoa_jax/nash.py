@@ -4,7 +4,7 @@ Two backward Riccati recursions, `solve_nash` and `solve_team`. Each step adds t
 to the cost to go, solves for the gains, and carries the cost to go back under them; the algebra
 of a step is in `nash_step`. Agents of several types are in `nash_types`, the game on the joint
 state of all agents (the reference that does not scale) and different agents in the limit in
-`nash_dense`; their names are public here.
+`nash_dense`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,6 @@ from memoa_jax.game import (
     standard_game,
 )
 from memoa_jax.linalg import matmul, symmetrise
-from memoa_jax.nash_dense import (
-    DenseEquilibrium,
-    DenseValue,
-    HeterogeneousEquilibrium,
-    solve_heterogeneous,
-    solve_nash_dense,
-)
 from memoa_jax.nash_step import (
     CostToGo,
     Equilibrium,
@@ -44,21 +37,14 @@ from memoa_jax.nash_step import (
     solver_status,
     split_rows,
 )
-from memoa_jax.nash_types import solve_nash_types
 from memoa_jax.types import Array, Scalar
 
 __all__ = [
-    "DenseEquilibrium",
-    "DenseValue",
     "Equilibrium",
     "FeedbackGains",
-    "HeterogeneousEquilibrium",
     "NashValue",
     "TeamValue",
-    "solve_heterogeneous",
     "solve_nash",
-    "solve_nash_dense",
-    "solve_nash_types",
     "solve_team",
 ]
 

@@ -9,7 +9,8 @@ from brute_force import FIELDS, Enumeration, feedback, random_moments
 
 from memoa_jax.analysis import convergence_rate
 from memoa_jax.game import FeatureMoments, GameCost
-from memoa_jax.nash import _solve_nash, solve_nash, solve_nash_dense, solve_team
+from memoa_jax.nash import _solve_nash, solve_nash, solve_team
+from memoa_jax.nash_dense import solve_nash_dense
 from memoa_jax.types import Status
 
 CASES = json.loads((pathlib.Path(__file__).parent / "reference/exchangeable.json").read_text())

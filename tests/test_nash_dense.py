@@ -8,7 +8,8 @@ import pytest
 from brute_force import FIELDS, Enumeration, random_moments
 
 from memoa_jax.game import FeatureMoments, GameCost
-from memoa_jax.nash import solve_heterogeneous, solve_nash, solve_nash_dense
+from memoa_jax.nash import solve_nash
+from memoa_jax.nash_dense import solve_heterogeneous, solve_nash_dense
 from memoa_jax.types import Status
 
 CASE = json.loads((pathlib.Path(__file__).parent / "reference/heterogeneous.json").read_text())

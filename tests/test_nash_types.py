@@ -9,8 +9,9 @@ from brute_force import FIELDS, random_moments
 
 from memoa_jax.analysis import convergence_rate
 from memoa_jax.game import FeatureMoments, GameCost
-from memoa_jax.nash import solve_heterogeneous, solve_nash, solve_nash_dense, solve_nash_types
-from memoa_jax.nash_types import _solve_types
+from memoa_jax.nash import solve_nash
+from memoa_jax.nash_dense import solve_heterogeneous, solve_nash_dense
+from memoa_jax.nash_types import _solve_types, solve_nash_types
 from memoa_jax.types import Status
 
 CASES = json.loads((pathlib.Path(__file__).parent / "reference/types.json").read_text())
