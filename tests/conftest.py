@@ -1,10 +1,37 @@
-"""The session every test runs in: 64-bit on, rank promotion an error (warnings: pyproject)."""
+"""The session every test runs in: 64-bit on, rank promotion an error (warnings: pyproject).
+
+Nearly all of the suite's time is compilation, so tests compile with XLA's optimizer turned down;
+``MEMOA_TEST_OPTIMISED=1`` turns it up. What users get is tested at full optimization all the
+same: every test that starts a process (the command line, the README, the canary, the reference
+numbers in tests/test_optimised.py) starts it with XLA as it is.
+"""
 
 import os
+import subprocess
+import sys
+
+QUICK_FLAGS = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
+
+
+def _accepted(flags):
+    """Tell whether this jaxlib knows the flags: it aborts the process on one it does not."""
+    probe = [sys.executable, "-c", "import jax; jax.devices()"]
+    environment = {**os.environ, "XLA_FLAGS": flags}
+    return subprocess.run(probe, env=environment, capture_output=True, check=False).returncode == 0
+
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+_flags_of_the_user = os.environ.get("XLA_FLAGS")
+if _flags_of_the_user is None and not os.environ.get("MEMOA_TEST_OPTIMISED"):
+    # Workers of one session inherit the answer.
+    _quick = os.environ.setdefault("MEMOA_TEST_QUICK", "yes" if _accepted(QUICK_FLAGS) else "no")
+    if _quick == "yes":
+        os.environ["XLA_FLAGS"] = QUICK_FLAGS
 
-import jax
+import jax  # noqa: E402
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.devices()  # reads the flags; from here on child processes start without them
+if _flags_of_the_user is None:
+    os.environ.pop("XLA_FLAGS", None)

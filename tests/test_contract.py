@@ -59,56 +59,66 @@ def agents(count):
     return Agents(jnp.arange(count, dtype=jnp.uint32), seed_words(jax.random.key(1)))
 
 
-def observations(count, dtype, steps=POINTS):
-    """Return a made-up life: what an agent sees at steps 0, 1, .."""
+def observations(count, dtype):
+    """Return a made-up life: what an agent sees at steps 0, 1, .., stacked; row 3 is missing."""
     rng = np.random.default_rng(1)
-    for step in range(steps):
-        yield Observation(
-            step=jnp.int32(step),
-            target=jnp.asarray(rng.normal(size=OUTPUTS), dtype),
-            known=jnp.asarray(step != 3),
-            prediction=jnp.asarray(rng.normal(size=(OUTPUTS, count)), dtype),
-            features=jnp.asarray(rng.normal(size=(OUTPUTS, FEATURES, count)), dtype),
-            population=Population(jnp.asarray(count, dtype)),
-        )
+
+    def draw(*shape):
+        return jnp.asarray(rng.normal(size=(POINTS, *shape)), dtype)
+
+    return Observation(
+        step=jnp.arange(POINTS, dtype=jnp.int32),
+        target=draw(OUTPUTS),
+        known=jnp.arange(POINTS) != 3,
+        prediction=draw(OUTPUTS, count),
+        features=draw(OUTPUTS, FEATURES, count),
+        population=Population(jnp.full((POINTS,), count, dtype)),
+    )
 
 
 def encode_all(encoder, count, dtype):
     """Return the features of every step, and the states before and after."""
     crowd = agents(count)
     parameters = encoder.parameters(crowd, DIMENSIONS, dtype)
-    first = state = encoder.init(parameters, crowd, DIMENSIONS, dtype)
-    rows = []
-    for step in range(POINTS):
-        inputs = jnp.asarray(np.sin(np.arange(INPUTS) + step), dtype)
-        state, features = encoder.encode(parameters, state, crowd, inputs, jnp.int32(step))
-        rows.append(features)
-    return jnp.stack(rows), first, state
+    first = encoder.init(parameters, crowd, DIMENSIONS, dtype)
+    inputs = jnp.asarray(np.sin(np.arange(POINTS)[:, None] + np.arange(INPUTS)), dtype)
+
+    def step(state, row):
+        state, features = encoder.encode(parameters, state, crowd, *row)
+        assert features.shape == (OUTPUTS, FEATURES, count)
+        return state, features
+
+    last, values = jax.lax.scan(step, first, (inputs, jnp.arange(POINTS, dtype=jnp.int32)))
+    return values, first, last
 
 
 def act_all(policy, count, dtype):
-    first = state = policy.init(DIMENSIONS, count, dtype)
-    rows = []
-    for observation in observations(count, dtype):
+    """Return base and control of every step, and the states before and after."""
+    first = policy.init(DIMENSIONS, count, dtype)
+
+    def step(state, observation):
         state, action = policy.act(state, observation)
-        rows.append(jnp.concatenate([action.base.ravel(), action.control.ravel()]))
         assert action.base.shape == (OUTPUTS, count)
         assert action.control.shape == (FEATURES, count)
-        assert action.status.dtype == jnp.int32
-        assert action.status.shape == ()
-    return jnp.stack(rows), first, state
+        assert (action.status.shape, action.status.dtype) == ((), jnp.int32)
+        return state, jnp.concatenate([action.base, action.control])
+
+    last, values = jax.lax.scan(step, first, observations(count, dtype))
+    return values, first, last
 
 
 def mix_all(mixture, count, dtype):
-    first = state = mixture.init(DIMENSIONS, count, dtype)
-    rows = []
-    for observation in observations(count, dtype):
+    """Return output and weights of every step, and the states before and after."""
+    first = mixture.init(DIMENSIONS, count, dtype)
+
+    def step(state, observation):
         state, output = mixture.mix(state, observation, 2 * observation.prediction + 1)
-        assert output.shape == (OUTPUTS,)
         weights = mixture.weights(state, observation.population)
-        assert weights.shape == (count,)
-        rows.append(jnp.concatenate([output, weights]))
-    return jnp.stack(rows), first, state
+        assert (output.shape, weights.shape) == ((OUTPUTS,), (count,))
+        return state, jnp.concatenate([output, weights])
+
+    last, values = jax.lax.scan(step, first, observations(count, dtype))
+    return values, first, last
 
 
 MEMBERS = {
@@ -152,8 +162,9 @@ def test_a_sweep_compiles_once(name):
 def test_vmap_over_parameters_equals_a_loop(name):
     make, live = MEMBERS[name]
     sweep = jnp.array([0.2, 0.9, 2.0])
-    mapped = jax.jit(jax.vmap(lambda value: live(make(value), 4, jnp.float64)[0]))(sweep)
-    looped = [live(make(float(value)), 4, jnp.float64)[0] for value in sweep]
+    single = jax.jit(lambda value: live(make(value), 4, jnp.float64)[0])
+    mapped = jax.jit(jax.vmap(single))(sweep)
+    looped = [single(value) for value in sweep]
     np.testing.assert_allclose(mapped, np.stack(looped), rtol=1e-9, atol=1e-12)
 
 
@@ -192,7 +203,7 @@ def test_argument_order_is_the_contract(contract, members):
 def test_a_policy_with_nothing_learned_predicts_persistence_of_its_base(name):
     """At step 0 nothing is known, so every control is zero."""
     policy = POLICIES[name](0.7)
-    observation = next(observations(4, jnp.float64))
+    observation = jax.tree.map(lambda leaf: leaf[0], observations(4, jnp.float64))
     _, action = policy.act(policy.init(DIMENSIONS, 4, jnp.float64), observation)
     np.testing.assert_array_equal(action.control, 0)
     base = observation.prediction

@@ -1,0 +1,32 @@
+"""What the rest of the suite compiles quickly, once more as users compile it."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parents[1]
+AT_FULL_OPTIMIZATION = [
+    "tests/test_canary.py",
+    "tests/test_loop.py::test_reference_numbers",
+    "tests/test_loop.py::test_chunks_change_no_bit_and_compile_nothing[decentralized-float32]",
+    "tests/test_loop.py::test_float32_sums_of_a_large_population_are_right",
+    "tests/test_forecast.py::test_reference_numbers",
+    "tests/test_mixture.py::test_reference_numbers",
+    "tests/test_draws.py",
+]
+
+
+def test_reference_numbers_at_full_optimization():
+    if os.environ.get("MEMOA_TEST_OPTIMISED"):
+        return  # this session is that one
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *AT_FULL_OPTIMIZATION],
+        cwd=ROOT,
+        env={**os.environ, "MEMOA_TEST_OPTIMISED": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert " passed" in done.stdout
