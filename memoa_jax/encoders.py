@@ -11,6 +11,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from memoa_jax.arguments import number, one_of, whole
 from memoa_jax.draws import Stream, normals, uniform_integers
 from memoa_jax.game import FeatureMoments
 from memoa_jax.types import Agents, Array, Dimensions, Encoder, Scalar, Tree, record, static
@@ -24,14 +25,8 @@ _ACTIVATIONS = {
 }
 
 
-def _positive_integer(owner: str, name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{owner}: {name} = {value!r}: allowed is an integer >= 1")
-
-
-def _nonnegative(owner: str, name: str, value: object) -> None:
-    if isinstance(value, int | float) and not 0 <= value < float("inf"):
-        raise ValueError(f"{owner}: {name} = {value!r}: allowed is a finite number >= 0")
+def _not_negative(value: float) -> bool:
+    return value >= 0
 
 
 def _affine_inputs(weights: Array, inputs: Array) -> Array:
@@ -115,8 +110,8 @@ def random_features(features: int = 8, noise: Scalar = 0.1) -> RandomFeatures:
       >>> random_features(features=4).features
       4
     """
-    _positive_integer("random_features", "features", features)
-    _nonnegative("random_features", "noise", noise)
+    whole("random_features", "features", features)
+    number("random_features", "noise", noise, ">= 0", _not_negative)
     return RandomFeatures(noise=noise, features=features)
 
 
@@ -176,11 +171,9 @@ def echo_state(
       >>> echo_state(activation="hard_sigmoid").activation
       'hard_sigmoid'
     """
-    _positive_integer("echo_state", "features", features)
-    _nonnegative("echo_state", "noise", noise)
-    if activation not in _ACTIVATIONS:
-        allowed = ", ".join(sorted(_ACTIVATIONS))
-        raise ValueError(f"echo_state: activation = {activation!r}: allowed is one of {allowed}")
+    whole("echo_state", "features", features)
+    number("echo_state", "noise", noise, ">= 0", _not_negative)
+    one_of("echo_state", "activation", activation, tuple(sorted(_ACTIVATIONS)))
     return EchoState(noise=noise, features=features, activation=activation)
 
 
@@ -335,10 +328,9 @@ def views(encoder: Encoder, max_delay: int = 0, offset: Scalar = 0.0, noise: Sca
       >>> views(random_features(4), max_delay=2).features
       4
     """
-    if not isinstance(max_delay, int) or not 0 <= max_delay <= 65535:
-        raise ValueError(f"views: max_delay = {max_delay!r}: allowed is an integer in 0..65535")
-    _nonnegative("views", "offset", offset)
-    _nonnegative("views", "noise", noise)
+    whole("views", "max_delay", max_delay, 0, 65535)
+    number("views", "offset", offset, ">= 0", _not_negative)
+    number("views", "noise", noise, ">= 0", _not_negative)
     return Views(encoder=encoder, offset=offset, noise=noise, max_delay=max_delay)
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from memoa_jax.linalg import regularised_solve
-from memoa_jax.types import Array, Dimensions, record
+from memoa_jax.types import Array, Dimensions, Scalar, record
 
-DIVERGED_RANGES = 100.0
+DIVERGED_RANGES = 10.0
 """An agent whose RMSE exceeds this many times the targets' range is counted as diverged."""
 
 
@@ -248,16 +249,39 @@ def summarise(
     known = np.isfinite(targets).all(axis=1)
     seen = targets[known]
     spread = max(float(np.ptp(seen)), 1e-6 * float(np.max(np.abs(seen))), 1e-30)
-    filled, mask = jnp.asarray(np.nan_to_num(targets), server.dtype), jnp.asarray(known)
     plain = baselines(targets)
+    return _figures(
+        totals,
+        jnp.asarray(np.nan_to_num(targets), server.dtype),
+        jnp.asarray(known),
+        server,
+        mean_field,
+        DIVERGED_RANGES * spread,
+        _plain_rmse(plain["persistence"], targets, known),
+        _plain_rmse(plain["running_mean"], targets, known),
+    )
+
+
+@jax.jit
+def _figures(
+    totals: AgentTotals,
+    targets: Array,
+    known: Array,
+    server: Array,
+    mean_field: Array,
+    lost: Scalar,
+    persistence: Array,
+    running_mean: Array,
+) -> Summary:
+    """Compute a summary; `targets` [n, d] are filled, `lost` is the RMSE that is divergence."""
     cost = totals.cost.result()
     agents = root(cost / (jnp.maximum(totals.steps, 1) * targets.shape[1]))
     not_finite = ~jnp.isfinite(cost)
     worst = jnp.argmax(jnp.where(not_finite, jnp.inf, cost))
     nan = jnp.asarray(jnp.nan, cost.dtype)
     return Summary(
-        server_rmse=rmse(server, filled, mask),
-        mean_field_rmse=rmse(mean_field, filled, mask),
+        server_rmse=rmse(server, targets, known),
+        mean_field_rmse=rmse(mean_field, targets, known),
         mean_agent_rmse=jnp.mean(agents),
         worst_agent_rmse=agents[worst],
         best_agent_rmse=jnp.nanmin(agents),
@@ -268,10 +292,10 @@ def summarise(
         worst_agent=worst,
         mean_agent_effort=jnp.mean(totals.effort.result()),
         best_readout_worst_cost=nan if totals.readout is None else totals.readout.costs().max(),
-        diverged_agents=jnp.sum(not_finite | (agents > DIVERGED_RANGES * spread)),
+        diverged_agents=jnp.sum(not_finite | (agents > lost)),
         scored_steps=totals.steps,
-        persistence_rmse=_plain_rmse(plain["persistence"], targets, known),
-        running_mean_rmse=_plain_rmse(plain["running_mean"], targets, known),
+        persistence_rmse=persistence,
+        running_mean_rmse=running_mean,
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from memoa_jax.arguments import number
 from memoa_jax.linalg import einsum, matmul, solve_spd
 from memoa_jax.types import (
     Array,
@@ -119,13 +120,8 @@ def ridge_mixture(kappa: Scalar = 1.0, eta: Scalar = 1.0) -> RidgeMixture:
       >>> ridge_mixture(kappa=0.5).eta
       1.0
     """
-    for name, value, allowed in (("kappa", kappa, "> 0"), ("eta", eta, "finite")):
-        if isinstance(value, int | float):
-            bad = not abs(value) < float("inf") or (name == "kappa" and value <= 0)
-            if bad:
-                raise ValueError(
-                    f"ridge_mixture: {name} = {value!r}: allowed is a number {allowed}"
-                )
+    number("ridge_mixture", "kappa", kappa, "> 0", lambda value: value > 0)
+    number("ridge_mixture", "eta", eta)
     return RidgeMixture(kappa=kappa, eta=eta)
 
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from memoa_jax.arguments import number, one_of, whole
 from memoa_jax.forecast import ForecastGame
 from memoa_jax.game import FeatureMoments, GameCost
 from memoa_jax.linalg import ridge_lanes
@@ -171,21 +172,9 @@ def replay(
 def _forecast(
     owner: str, cost: GameCost, ridge: Scalar, discount: Scalar, finite: bool
 ) -> ForecastGame:
-    if isinstance(ridge, int | float) and not 0 < ridge < float("inf"):
-        raise ValueError(f"{owner}: ridge = {ridge!r}: allowed is a finite number > 0")
-    if isinstance(discount, int | float) and not 0 < discount <= 1:
-        raise ValueError(f"{owner}: discount = {discount!r}: allowed is a number in (0, 1]")
+    number(owner, "ridge", ridge, "> 0", lambda value: value > 0)
+    number(owner, "discount", discount, "in (0, 1]", lambda value: 0 < value <= 1)
     return ForecastGame(cost=cost, ridge=ridge, discount=discount, finite=finite)
-
-
-def _game(owner: str, game: str) -> None:
-    if game not in get_args(GameName):
-        raise ValueError(f"{owner}: game = {game!r}: allowed is 'hindsight' or 'forecast'")
-
-
-def _integer(owner: str, name: str, value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{owner}: {name} = {value!r}: allowed is an integer >= 1")
 
 
 def greedy(
@@ -204,7 +193,8 @@ def greedy(
     ensemble play no part. It integrates a delayed residual, so it can run away, and a run says
     so when agents do. With constant features of Gram G over the window the loop's gain is
     G / (G + effort): window 1 is always stable, window 2 needs effort > 0.21 G, longer windows
-    more; features without bound (`random_features` on large inputs) make G large.
+    more. Features without bound (`random_features` on large inputs) make G large, and features
+    that change sign between steps (`echo_state`) can upset even window 1.
 
     With ``game = "forecast"`` it is instead the greedy forecaster, which cannot run away: the
     forecast game of `memoa_jax.forecast` without coupling.
@@ -226,8 +216,8 @@ def greedy(
       >>> greedy(GameCost(effort=5.0), window=2).cost.effort
       5.0
     """
-    _integer("greedy", "window", window)
-    _game("greedy", game)
+    whole("greedy", "window", window)
+    one_of("greedy", "game", game, get_args(GameName))
     if game == "forecast":
         cost = GameCost() if cost is None else cost
         alone = GameCost(cost.tracking, 0.0, 0.0, cost.effort, cost.forgetting)
@@ -285,7 +275,7 @@ def decentralized(
       2.0
     """
     cost = GameCost() if cost is None else cost
-    _game("decentralized", game)
+    one_of("decentralized", "game", game, get_args(GameName))
     if game == "forecast":
         return _forecast("decentralized", cost, ridge, discount, finite=False)
     return _hindsight(
@@ -332,7 +322,7 @@ def centralized(
       True
     """
     cost = GameCost() if cost is None else cost
-    _game("centralized", game)
+    one_of("centralized", "game", game, get_args(GameName))
     if game == "forecast":
         return _forecast("centralized", cost, ridge, discount, finite=True)
     return _hindsight(
@@ -350,14 +340,11 @@ def _hindsight(
     greedy_effort: Scalar | None,
     finite: bool,
 ) -> HindsightGame:
-    _integer(owner, "horizon", horizon)
-    _integer(owner, "window", window)
+    whole(owner, "horizon", horizon)
+    whole(owner, "window", window)
     if not isinstance(sync_every, jax.Array):
-        _integer(owner, "sync_every", sync_every)
-    if information not in ("feedback", "offline"):
-        raise ValueError(
-            f"{owner}: information = {information!r}: allowed is 'feedback' or 'offline'"
-        )
+        whole(owner, "sync_every", sync_every)
+    one_of(owner, "information", information, get_args(Information))
     local = GameCost(
         effort=cost.effort if greedy_effort is None else greedy_effort, forgetting=cost.forgetting
     )

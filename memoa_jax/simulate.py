@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from memoa_jax.arguments import one_of, whole
 from memoa_jax.draws import seed_words
 from memoa_jax.metrics import AgentTotals, Summary, summarise
 from memoa_jax.recording import Field, Record, check, pick
@@ -369,13 +370,10 @@ def _points(series: Series, start: int, length: int, dtype: str) -> Point:
 
 def _check(num_agents: int, dtype: str, chunk: int | None) -> None:
     """Refuse sizes and dtypes that cannot be run."""
-    for name, value in (("num_agents", num_agents), ("chunk", chunk)):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"simulate: {name} = {value!r}: allowed is an integer >= 1")
-    if num_agents > 2**31 - 1:
-        raise ValueError(f"simulate: num_agents = {num_agents}: allowed is at most 2^31 - 1")
-    if dtype not in ("float32", "float64"):
-        raise ValueError(f"simulate: dtype = {dtype!r}: allowed is 'float32' or 'float64'")
+    whole("simulate", "num_agents", num_agents, 1, 2**31 - 1)
+    if chunk is not None:
+        whole("simulate", "chunk", chunk)
+    one_of("simulate", "dtype", dtype, ("float32", "float64"))
     if dtype == "float64" and jnp.result_type(float) != jnp.float64:
         raise ValueError(
             "simulate: dtype = 'float64' while 64-bit is off: allowed is 'float32', or call "

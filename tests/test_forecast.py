@@ -112,7 +112,7 @@ def test_a_missing_row_teaches_nothing_and_predictions_start_from_the_last_known
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"game": "chess"}, "game = 'chess': allowed is 'hindsight' or 'forecast'"),
+        ({"game": "chess"}, "game = 'chess': allowed is one of hindsight, forecast"),
         ({"game": "forecast", "ridge": 0.0}, "ridge = 0.0"),
         ({"game": "forecast", "discount": 1.5}, "discount = 1.5"),
         ({"horizon": 0}, "horizon = 0"),

@@ -300,9 +300,9 @@ def test_one_agent_and_a_diverging_one():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"count": 0}, "num_agents = 0: allowed is an integer >= 1"),
+        ({"count": 0}, "num_agents = 0: allowed is an integer in 1.."),
         ({"chunk": 0}, "chunk = 0"),
-        ({"dtype": "float16"}, "dtype = 'float16': allowed is 'float32' or 'float64'"),
+        ({"dtype": "float16"}, "dtype = 'float16': allowed is one of float32, float64"),
         ({"record": Record(agents=(9,))}, "record.agents holds 9: allowed is 0..4"),
         ({"record": Record(steps=(99,))}, "record.steps holds 99: allowed is 0..13"),
         ({"record": Record(fields=("speed",))}, "record.fields holds 'speed'"),

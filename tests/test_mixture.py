@@ -76,7 +76,7 @@ def test_gradients_through_the_weights():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ridge_mixture(kappa=0.0), "kappa = 0.0: allowed is a number > 0"),
+        (lambda: ridge_mixture(kappa=0.0), "kappa = 0.0: allowed is a finite number > 0"),
         (lambda: ridge_mixture(eta=float("inf")), "eta = inf"),
         (lambda: mixture_weights(np.ones((3, 2)), np.ones(3), 1.0, 1.0), r"\[N, d\] and \[d\]"),
     ],
