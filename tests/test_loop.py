@@ -233,7 +233,8 @@ def test_enlarging_the_population_changes_no_draw(encoder_name):
     encoder = encoders(series, 3, 4)[encoder_name][0]
     small = run(series, encoder, greedy(COST), 3, record=record)
     large = run(series, encoder, greedy(COST), 300, record=record)
-    np.testing.assert_array_equal(small.recorded["features"], large.recorded["features"])
+    # the random bits are the same (tests/test_draws.py); tanh may round differently in a vector
+    close(small.recorded["features"], np.asarray(large.recorded["features"]), 1e-14)
     # greedy agents are alone: their whole life is the same
     close(small.recorded["prediction"], np.asarray(large.recorded["prediction"]), 1e-13)
 
