@@ -182,9 +182,8 @@ def ridge_lanes(rows: Array, right: Array, weights: Array, ridge: Array) -> Arra
     p = rows.shape[1]
     weighted = rows * weights[:, None, None]
     if p > UNROLLED_FEATURES:
-        gram = einsum("rai,rbi->iab", weighted, rows) + ridge * jnp.eye(p, dtype=rows.dtype)
-        moment = einsum("rai,ri->ia", weighted, right)
-        return _solve_library(gram, moment).T
+        gram = einsum("rai,rbi->abi", weighted, rows)
+        return regularised_solve(gram, einsum("rai,ri->ai", weighted, right), ridge)
     matrix = [
         [
             jnp.sum(weighted[:, a] * rows[:, b], axis=0) + (ridge if a == b else 0.0)
@@ -215,7 +214,7 @@ def regularised_solve(gram: Array, moment: Array, ridge: Array) -> Array:
     p = gram.shape[0]
     if p > UNROLLED_FEATURES:
         ridge = jnp.broadcast_to(ridge, gram.shape[-1:])
-        diagonal = ridge[:, None, None] * jnp.eye(p, dtype=gram.dtype)
+        diagonal = ridge[:, None, None] * jnp.eye(p, dtype=gram.dtype)[None]
         return _solve_library(jnp.moveaxis(gram, -1, 0) + diagonal, moment.T).T
     matrix = [[gram[a, b] + (ridge if a == b else 0.0) for b in range(a + 1)] for a in range(p)]
     return jnp.stack(solve_lanes(matrix, list(moment)))

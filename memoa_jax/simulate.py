@@ -57,14 +57,15 @@ class Program:
 class State:
     """Exactly what the next step needs.
 
-    `step` is t; `prediction` [d, N] and `server` [d] were made for time t; `target` [d] is the
-    last observed value. The rest belongs to the parts that made it. `status` holds the bits of
-    `Status` met so far.
+    `step` is t; `prediction` [d, N], its mean over agents `mean_field` [d] and `server` [d] were
+    made for time t; `target` [d] is the last observed value. The rest belongs to the parts that
+    made it. `status` holds the bits of `Status` met so far.
     """
 
     step: Array
     prediction: Array
     server: Array
+    mean_field: Array
     target: Array
     encoder: Tree
     policy: Tree
@@ -140,12 +141,12 @@ def advance(program: Program, state: State, point: Point) -> tuple[State, Info]:
         control=action.control,
         features=features,
     )
-    mean_field = population.mean(state.prediction)
+    mean_field = population.mean(prediction)
     # One agent's overflow or NaN shows in the sum over all agents.
-    lost = ~jnp.all(jnp.isfinite(population.mean(prediction)))
+    lost = ~jnp.all(jnp.isfinite(mean_field))
     info = Info(
         server=state.server,
-        mean_field=mean_field,
+        mean_field=state.mean_field,
         recorded=pick(
             program.recorded_fields,
             program.recorded_agents,
@@ -161,6 +162,7 @@ def advance(program: Program, state: State, point: Point) -> tuple[State, Info]:
         step=step + 1,
         prediction=prediction,
         server=server,
+        mean_field=mean_field,
         target=target,
         encoder=encoder_state,
         policy=policy_state,
@@ -227,6 +229,7 @@ def _begin(
         step=jnp.int32(0),
         prediction=jnp.broadcast_to(first_target[:, None], (dimensions.outputs, num_agents)),
         server=first_target,
+        mean_field=first_target,
         target=first_target,
         encoder=encoder.init(parameters, agents, dimensions, dtype),
         policy=policy.init(dimensions, num_agents, dtype),

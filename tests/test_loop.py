@@ -261,6 +261,13 @@ def test_chunks_change_no_bit_and_compile_nothing(policy_name, dtype):
             np.testing.assert_array_equal(a, b)
 
 
+def test_progress_is_told_after_every_chunk():
+    told = []
+    tell = lambda done, of: told.append((done, of))  # noqa: E731
+    run(toy_series(1), random_features(2), greedy(COST), 3, chunk=6, on_chunk=tell)
+    assert told == [(6, 14), (12, 14), (14, 14)]
+
+
 def test_recording_chooses_agents_steps_and_fields():
     series = toy_series(1)
     everything = run(series, random_features(2), greedy(COST), 5)
