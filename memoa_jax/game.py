@@ -1,4 +1,4 @@
-"""The game's data: what agents pay (`GameCost`) and how features behave (`FeatureMoments`).
+"""The game's data: `GameCost` (what agents pay), `FeatureMoments`, `InitialLaw`.
 
 The second half serves every solver: it checks shapes once, at trace time, and brings costs,
 moments and targets to one dtype, so that a new number never recompiles.
@@ -103,6 +103,26 @@ class FeatureMoments:
     def covariance(self, weight: Array) -> Array:
         """Return E Z'QZ - m'Qm [p, p] of one step: what the noise of the features adds."""
         return self.gram(weight) - matmul(self.mean.T, weight, self.mean)
+
+
+@record
+class InitialLaw:
+    """What is known of the agents' states before they are drawn: a mean and a covariance.
+
+    Agents' states at t = 0 are independent draws of one law; costs are quadratic, so nothing
+    else about the law matters. Where a function takes given `states` it also takes this, and
+    then answers for an agent whose state, like everyone's, is yet to be drawn.
+
+    Axes: ``mean [d]`` in target units, ``covariance [d, d]`` in their square, symmetric and
+    positive semidefinite. With K types of agents a leading axis K.
+
+    Example:
+      >>> InitialLaw(mean=jnp.zeros(2), covariance=0.1 * jnp.eye(2)).mean.shape
+      (2,)
+    """
+
+    mean: Array
+    covariance: Array
 
 
 def discounts(forgetting: Scalar, horizon: int, dtype: Any = None) -> Array:
