@@ -21,13 +21,27 @@ from memoa_jax._version import __version__
 
 if TYPE_CHECKING:
     from memoa_jax import series
-    from memoa_jax.analysis import expected_costs, exploitability
+    from memoa_jax.analysis import (
+        best_response_costs,
+        convergence_rate,
+        expected_costs,
+        exploitability,
+        price_of_anarchy,
+    )
+    from memoa_jax.analysis_types import (
+        best_response_costs_types,
+        expected_costs_types,
+        exploitability_types,
+        price_of_anarchy_types,
+    )
     from memoa_jax.encoders import echo_state, given_features, random_features, views
-    from memoa_jax.game import FeatureMoments, GameCost
+    from memoa_jax.game import FeatureMoments, GameCost, InitialLaw
+    from memoa_jax.information import offline_gains
     from memoa_jax.mixture import mixture_weights, ridge_mixture
+    from memoa_jax.monte_carlo import sample_game
     from memoa_jax.nash import Equilibrium, FeedbackGains, solve_nash, solve_team
     from memoa_jax.nash_dense import solve_heterogeneous, solve_nash_dense
-    from memoa_jax.nash_types import solve_nash_types
+    from memoa_jax.nash_types import solve_nash_types, solve_team_types
     from memoa_jax.policies import centralized, decentralized, greedy
     from memoa_jax.recording import Record
     from memoa_jax.series import Series
@@ -38,20 +52,30 @@ __all__ = [
     "FeatureMoments",
     "FeedbackGains",
     "GameCost",
+    "InitialLaw",
     "Record",
     "Result",
     "Series",
     "__version__",
+    "best_response_costs",
+    "best_response_costs_types",
     "centralized",
+    "convergence_rate",
     "decentralized",
     "echo_state",
     "expected_costs",
+    "expected_costs_types",
     "exploitability",
+    "exploitability_types",
     "given_features",
     "greedy",
     "mixture_weights",
+    "offline_gains",
+    "price_of_anarchy",
+    "price_of_anarchy_types",
     "random_features",
     "ridge_mixture",
+    "sample_game",
     "series",
     "simulate",
     "solve_heterogeneous",
@@ -59,19 +83,25 @@ __all__ = [
     "solve_nash_dense",
     "solve_nash_types",
     "solve_team",
+    "solve_team_types",
     "views",
 ]
 
 _HOME = {
     name: module
     for module, names in {
-        "analysis": "expected_costs exploitability",
+        "analysis": "best_response_costs convergence_rate expected_costs exploitability "
+        "price_of_anarchy",
+        "analysis_types": "best_response_costs_types expected_costs_types exploitability_types "
+        "price_of_anarchy_types",
         "encoders": "echo_state given_features random_features views",
-        "game": "FeatureMoments GameCost",
+        "game": "FeatureMoments GameCost InitialLaw",
+        "information": "offline_gains",
         "mixture": "mixture_weights ridge_mixture",
+        "monte_carlo": "sample_game",
         "nash": "Equilibrium FeedbackGains solve_nash solve_team",
         "nash_dense": "solve_heterogeneous solve_nash_dense",
-        "nash_types": "solve_nash_types",
+        "nash_types": "solve_nash_types solve_team_types",
         "policies": "centralized decentralized greedy",
         "series": "Series",
         "recording": "Record",

@@ -2,26 +2,33 @@
 
 Nothing is sampled and no work grows with the number of agents: an agent's expected cost under
 affine strategies is a quadratic in its view (Y, Ybar, 1) and the spread of the states, carried
-back by `memoa_jax.nash_step.carry_back`. There are two patterns of information: *feedback*,
-where agents see the realised mean field, and *offline*, where each rolls it forward by itself.
+back by `memoa_jax.nash_step.carry_back`, and evaluated at given states or over the law that they
+are drawn from. What agents know of the mean field is in `memoa_jax.information`.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from memoa_jax.game import FeatureMoments, GameCost, discounts, inverse_population, standard_game
+from memoa_jax.game import (
+    FeatureMoments,
+    GameCost,
+    InitialLaw,
+    discounts,
+    initial_mean,
+    inverse_population,
+    standard_game,
+    standard_states,
+)
+from memoa_jax.information import Information, check_information, offline_gains
 from memoa_jax.linalg import einsum, matmul, solve_spd
 from memoa_jax.nash import FeedbackGains, solve_nash, solve_team
 from memoa_jax.nash_step import CostToGo, Stage, carry_back, own_slope, running_cost
 from memoa_jax.types import Array, Scalar, record, static
-
-Information = Literal["feedback", "offline"]
-"""What agents know of the mean field: its realised value, or only its value at t = 0."""
 
 
 def expected_costs(
@@ -30,7 +37,7 @@ def expected_costs(
     targets: Array,
     population: int | Scalar | None,
     gains: FeedbackGains,
-    states: Array,
+    states: Array | InitialLaw,
     information: Information = "feedback",
 ) -> Array:
     """Return each agent's expected cost when all agents use the same gains.
@@ -51,11 +58,12 @@ def expected_costs(
         is 0): a new value recompiles nothing.
       gains: own [T, p, d], mean [T, p, d], offset [T, p].
       states: [n, d], predictions at t = 0, in target units. They are the empirical law of the
-        population's states, so n need not equal N.
-      information: "feedback" or "offline" (see `offline_gains`).
+        population's states, so n need not equal N. Or an `InitialLaw`: N states yet to be drawn.
+      information: "feedback" or "offline" (see `memoa_jax.information`).
 
     Returns:
-      [n], the expected cost of an agent that starts at each of the states.
+      [n], the expected cost of an agent that starts at each of the states; with an `InitialLaw`
+      a scalar, the expected cost of every agent before the states are drawn.
 
     Raises:
       ValueError: at trace time, if a shape does not fit, effort is a number not above 0,
@@ -80,7 +88,7 @@ def best_response_costs(
     targets: Array,
     population: int | Scalar | None,
     gains: FeedbackGains,
-    states: Array,
+    states: Array | InitialLaw,
     information: Information = "feedback",
 ) -> Array:
     """Return each agent's least expected cost when all the others keep the given gains.
@@ -98,11 +106,13 @@ def best_response_costs(
       targets: [T, d], in the series' own units; row t is y_{t+1}.
       population: number of agents, or None for the mean-field limit; a traced 1/N.
       gains: own [T, p, d], mean [T, p, d], offset [T, p]: what the others play.
-      states: [n, d], predictions at t = 0: the empirical law of the population's states.
+      states: [n, d], predictions at t = 0: the empirical law of the population's states; or an
+        `InitialLaw` (see `expected_costs`).
       information: "feedback" or "offline": what the others know.
 
     Returns:
-      [n]; NaN where no best response exists (the cost is unbounded below).
+      [n], or a scalar with an `InitialLaw`; NaN where no best response exists (the cost is
+      unbounded below).
 
     Raises:
       ValueError: as `expected_costs`.
@@ -128,7 +138,7 @@ def exploitability(
     targets: Array,
     population: int | Scalar | None,
     gains: FeedbackGains,
-    states: Array,
+    states: Array | InitialLaw,
     information: Information = "feedback",
 ) -> Array:
     """Return what each agent would gain by deviating alone: 0 at a Nash equilibrium.
@@ -150,11 +160,13 @@ def exploitability(
       targets: [T, d], in the series' own units; row t is y_{t+1}.
       population: number of agents, or None for the mean-field limit; a traced 1/N.
       gains: own [T, p, d], mean [T, p, d], offset [T, p]: what everybody plays.
-      states: [n, d], predictions at t = 0: the empirical law of the population's states.
-      information: "feedback" or "offline" (see `offline_gains`): what agents know.
+      states: [n, d], predictions at t = 0: the empirical law of the population's states; or an
+        `InitialLaw` (see `expected_costs`).
+      information: "feedback" or "offline" (see `memoa_jax.information`): what agents know.
 
     Returns:
-      [n], in the units of the cost; NaN where no best response exists.
+      [n], or a scalar with an `InitialLaw`, in the units of the cost; NaN where no best response
+      exists.
 
     Raises:
       ValueError: as `expected_costs`.
@@ -173,54 +185,12 @@ def exploitability(
     return excess
 
 
-def offline_gains(
-    moments: FeatureMoments, gains: FeedbackGains, mean_field: Array
-) -> FeedbackGains:
-    """Return the gains of agents that roll the mean field forward instead of being told it.
-
-    Exact; O(T d p). The rolled and the realised mean field differ by O(1/sqrt(N)).
-
-        z_0 = mean_field,    z_{t+1} = z_t - m_t ((own_t + mean_t) z_t + offset_t)
-        beta^i_t = -(own_t Y^i_t + [mean_t z_t + offset_t])
-
-    Axes: T horizon, d outputs, p features.
-
-    Args:
-      moments: mean [T, d, p] of the features (the second moments are not used).
-      gains: own [T, p, d], mean [T, p, d], offset [T, p].
-      mean_field: [d], the mean of all states at t = 0, in target units.
-
-    Returns:
-      FeedbackGains with the same `own`, no `mean`, and the bracket as `offset`.
-
-    Source: own derivation, tested in tests/test_analysis.py.
-
-    Example:
-      >>> moments = FeatureMoments.from_samples(jnp.ones((3, 10, 1, 1)))
-      >>> gains = solve_nash(GameCost(), moments, jnp.ones((3, 1)), None).gains
-      >>> float(jnp.sum(offline_gains(moments, gains, jnp.zeros(1)).mean))
-      0.0
-    """
-    offset: Array = _rolled_offset(jnp.asarray(moments.mean), gains, jnp.asarray(mean_field))
-    return FeedbackGains(gains.own, jnp.zeros_like(gains.mean), offset)
-
-
-@jax.jit
-def _rolled_offset(mean: Array, gains: FeedbackGains, mean_field: Array) -> Array:
-    def roll(z: Array, now: tuple[Array, FeedbackGains]) -> tuple[Array, Array]:
-        m, gains_now = now
-        offset = matmul(gains_now.mean, z) + gains_now.offset
-        return z - matmul(m, matmul(gains_now.own, z) + offset), offset
-
-    return lax.scan(roll, mean_field, (mean, gains))[1]
-
-
 def price_of_anarchy(
     cost: GameCost,
     moments: FeatureMoments,
     targets: Array,
     population: int | Scalar | None,
-    states: Array,
+    states: Array | InitialLaw,
 ) -> Array:
     """Return the mean cost of the Nash equilibrium over that of the team optimum.
 
@@ -235,7 +205,8 @@ def price_of_anarchy(
       moments: mean [T, d, p] and second [T, d, d, p, p] of the features, common to all agents.
       targets: [T, d], in the series' own units; row t is y_{t+1}.
       population: number of agents, or None for the mean-field limit; a traced 1/N.
-      states: [n, d], predictions at t = 0: the empirical law of the population's states.
+      states: [n, d], predictions at t = 0: the empirical law of the population's states; or an
+        `InitialLaw` (see `expected_costs`).
 
     Returns:
       A scalar.
@@ -287,7 +258,7 @@ class _Setting:
     targets: Array
     share: Array
     gains: FeedbackGains
-    states: Array
+    states: Array | InitialLaw
     offline: bool = static()
 
     def play(self) -> tuple[Stage, Array]:
@@ -295,7 +266,7 @@ class _Setting:
         delta = discounts(self.cost.forgetting, self.targets.shape[0], self.targets.dtype)
         gains = self.gains
         if self.offline:
-            gains = offline_gains(self.moments, gains, jnp.mean(self.states, axis=0))
+            gains = offline_gains(self.moments, gains, initial_mean(self.states))
         rows = jnp.concatenate([gains.own, gains.mean, gains.offset[..., None]], axis=-1)
         return Stage(self.moments, self.targets, delta), rows
 
@@ -306,15 +277,16 @@ def _setting(
     targets: Array,
     population: int | Scalar | None,
     gains: FeedbackGains,
-    states: Array,
+    states: Array | InitialLaw,
     information: str,
 ) -> _Setting:
     """Check the arguments and cast them to one dtype."""
-    if information not in ("feedback", "offline"):
-        raise ValueError(f'information = {information!r}: allowed is "feedback" or "offline"')
-    leaves = (gains.own, gains.mean, gains.offset, states)
-    cost, moments, targets = standard_game(cost, moments, targets, also=leaves)
-    own, mean, offset, states = (jnp.asarray(leaf, targets.dtype) for leaf in leaves)
+    check_information(information)
+    leaves = (gains.own, gains.mean, gains.offset)
+    cost, moments, targets = standard_game(
+        cost, moments, targets, also=(*leaves, *jax.tree.leaves(states))
+    )
+    own, mean, offset = (jnp.asarray(leaf, targets.dtype) for leaf in leaves)
     horizon, d, p = moments.mean.shape
     shapes = {"own": (horizon, p, d), "mean": (horizon, p, d), "offset": (horizon, p)}
     for (name, expected), leaf in zip(shapes.items(), (own, mean, offset), strict=True):
@@ -323,15 +295,23 @@ def _setting(
                 f"gains.{name} has shape {leaf.shape}: with moments.mean of shape "
                 f"{moments.mean.shape} allowed is {expected}"
             )
-    if states.ndim != 2 or states.shape[1] != d or not states.size:
-        raise ValueError(f"states has shape {states.shape}: allowed is [n, d] with d = {d}, n >= 1")
+    states = standard_states(states, d, targets.dtype)
     share = inverse_population(population, targets.dtype)
     gains = FeedbackGains(own, mean, offset)
     return _Setting(cost, moments, targets, share, gains, states, information == "offline")
 
 
-def _at_states(first: CostToGo, states: Array) -> Array:
-    """Evaluate the cost to go at t = 0 for an agent at each of the states."""
+def _at_start(first: CostToGo, setting: _Setting) -> Array:
+    """Evaluate the cost to go at t = 0 at each of the states, or over their law."""
+    states, d = setting.states, setting.targets.shape[1]
+    if isinstance(states, InitialLaw):
+        # A state has covariance 1/N with the mean field, which has variance 1/N.
+        A, B, C = first.joint[:d, :d], first.joint[:d, d:-1], first.joint[d:-1, d:-1]
+        weight = A + first.spread + setting.share * (2 * B + C)
+        at_mean = jnp.concatenate([states.mean, states.mean, jnp.ones(1, states.mean.dtype)])
+        certain = matmul(at_mean, first.joint, at_mean)
+        certain = certain + matmul(states.mean, first.spread, states.mean)
+        return certain + einsum("ab,ab->", weight, states.covariance)
     mean = jnp.broadcast_to(jnp.mean(states, axis=0), states.shape)
     views = jnp.concatenate([states, mean, jnp.ones_like(states[:, :1])], axis=1)
     spread = jnp.mean(einsum("na,ab,nb->n", states, first.spread, states))
@@ -352,9 +332,9 @@ def _costs(setting: _Setting) -> Array:
         later, effort = _arrive(setting, stage, later)
         return carry_back(later, stage.moments, setting.share, rows, effort), None
 
-    last = CostToGo.zero(setting.states.shape[1], setting.states.dtype)
+    last = CostToGo.zero(setting.targets.shape[1], setting.targets.dtype)
     first, _ = lax.scan(step, last, setting.play(), reverse=True)
-    return _at_states(first, setting.states)
+    return _at_start(first, setting)
 
 
 def _respond(
@@ -381,7 +361,7 @@ def _respond(
 
 @jax.jit
 def _best_response(setting: _Setting) -> tuple[Array, Array]:
-    """Return the least costs [n], and by how much the costs of `setting.rows` exceed them [n]."""
+    """Return the least costs [n], and by how much the costs of the gains exceed them [n]."""
 
     def step(carry: tuple[CostToGo, CostToGo], now: tuple[Stage, Array]) -> tuple[Any, None]:
         optimal, excess = carry
@@ -392,7 +372,7 @@ def _best_response(setting: _Setting) -> tuple[Array, Array]:
         regret = matmul((rows - best).T, H2, rows - best)
         return (optimal, CostToGo(excess.joint + regret, excess.spread)), None
 
-    last = CostToGo.zero(setting.states.shape[1], setting.states.dtype)
+    last = CostToGo.zero(setting.targets.shape[1], setting.targets.dtype)
     first, _ = lax.scan(step, (last, last), setting.play(), reverse=True)
     optimal, excess = first
-    return _at_states(optimal, setting.states), _at_states(excess, setting.states)
+    return _at_start(optimal, setting), _at_start(excess, setting)

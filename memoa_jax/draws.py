@@ -31,6 +31,8 @@ class Stream(enum.IntEnum):
     VIEW_DELAY = 5
     VIEW_OFFSET = 6
     VIEW_NOISE = 7
+    GAME_FEATURES = 8
+    GAME_STATES = 9
 
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
@@ -145,6 +147,37 @@ def _sine(angle: Array) -> Array:
     for coefficient in reversed(_SINE[:-1]):
         value = value * square + coefficient
     return value * angle
+
+
+def uniforms(agents: Agents, stream: Stream, step: Array | int, count: int, dtype: Any) -> Array:
+    """Draw `count` independent uniforms on [-1/2, 1/2] per agent, agents last.
+
+        u = (k + 1/2) / 2^32,   k an integer, all of -2^31..2^31 - 1 equally likely
+
+    All 32 bits of the cipher are used. In float64 u is exact: an end is never reached, the mean
+    is exactly 0 and the variance 1/12 to 2^-64. In float32 it is rounded to 24 bits, so an end
+    can be reached and is never passed. Not differentiable in anything.
+
+    Args:
+      agents: whose draws; `agents.index` [N].
+      stream: what they are for. One stream serves normals or uniforms at a step, not both:
+        the two would share bits.
+      step: the time step, 0 for what is drawn once in a life.
+      count: how many per agent; static.
+      dtype: float32 or float64.
+
+    Returns:
+      [count, N]; row m is the same whatever `count` is.
+
+    Source: own derivation, tested in tests/test_draws.py.
+
+    Example:
+      >>> crowd = Agents(jnp.arange(4, dtype=jnp.uint32), seed_words(jax.random.key(0)))
+      >>> bool(jnp.all(jnp.abs(uniforms(crowd, Stream.GAME_FEATURES, 0, 3, jnp.float32)) <= 0.5))
+      True
+    """
+    word = _bits(agents, stream, step, count)[0].astype(jnp.int32)
+    return (word.astype(dtype) + 0.5) * 2.0**-32
 
 
 def uniform_integers(agents: Agents, stream: Stream, bound: int) -> Array:

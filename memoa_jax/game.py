@@ -202,6 +202,38 @@ def standard_game(
     return GameCost(**weights), FeatureMoments(mean, second), targets
 
 
+def standard_states(states: Any, outputs: int, dtype: Any, types: tuple[int, ...] = ()) -> Any:
+    """Check states [n, d], or an `InitialLaw` of mean [d], and cast them to one dtype.
+
+    With `types` = (K,) both have a leading axis K.
+
+    Raises:
+      ValueError: at trace time, if a shape does not fit.
+    """
+    lead = "K, " if types else ""
+    if isinstance(states, InitialLaw):
+        mean, covariance = (jnp.asarray(x, dtype) for x in (states.mean, states.covariance))
+        fits = {"mean": (*types, outputs), "covariance": (*types, outputs, outputs)}
+        for (name, expected), leaf in zip(fits.items(), (mean, covariance), strict=True):
+            if leaf.shape != expected:
+                raise ValueError(f"states.{name} has shape {leaf.shape}: allowed is {expected}")
+        return InitialLaw(mean, covariance)
+    states = jnp.asarray(states, dtype)
+    if states.ndim != 2 + len(types) or states.shape != (*types, states.shape[-2], outputs):
+        raise ValueError(
+            f"states has shape {states.shape}: allowed is [{lead}n, d] with d = {outputs}, n >= 1, "
+            "or an InitialLaw"
+        )
+    if not states.size:
+        raise ValueError(f"states has shape {states.shape}: allowed is n >= 1")
+    return states
+
+
+def initial_mean(states: Array | InitialLaw) -> Array:
+    """Return the mean of given states [.., n, d], or of their law: [.., d]."""
+    return states.mean if isinstance(states, InitialLaw) else jnp.mean(states, axis=-2)
+
+
 def inverse_population(population: int | Scalar | None, dtype: Any) -> Array:
     """Return 1/N as a scalar array, 0 for None (the mean-field limit).
 

@@ -1,38 +1,38 @@
-"""Nash equilibrium of agents of several types: own features, own costs, own group sizes.
+"""Equilibria of agents of several types: own features, own costs, own group sizes.
 
-The recursion of `solve_nash` with one mean field per type: an agent of type k sees
-x = (Y, mbar_1 .. mbar_K, 1). Its cost does not depend on the numbers of agents.
+The recursions of `solve_nash` and `solve_team` with one mean field per type; their cost does not
+depend on the numbers of agents. The algebra of a step is in `types_step`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from memoa_jax.game import (
-    FeatureMoments,
-    GameCost,
-    discounts,
-    inverse_population,
-    standard_game,
-)
+from memoa_jax.game import FeatureMoments, GameCost
 from memoa_jax.linalg import einsum, matmul, solve_general, solve_spd, symmetrise
 from memoa_jax.nash_step import (
     CostToGo,
     Equilibrium,
     NashValue,
     Stage,
-    running_cost,
+    TeamValue,
     solver_status,
     split_rows,
 )
-from memoa_jax.types import Array, Scalar
-
-Counts = Sequence[int | Scalar | None] | Array
+from memoa_jax.types import Array
+from memoa_jax.types_game import Counts, TypesGame, Weights, standard_types
+from memoa_jax.types_step import (
+    Crowd,
+    block_diagonal,
+    carry_back,
+    meet,
+    own_slope,
+    views_at_means,
+)
 
 
 def solve_nash_types(
@@ -40,7 +40,7 @@ def solve_nash_types(
     moments: FeatureMoments,
     targets: Array,
     counts: Counts,
-    weights: Sequence[float] | Array | None = None,
+    weights: Weights = None,
 ) -> Equilibrium[NashValue]:
     """Solve the Nash equilibrium of K types of agents, exactly for any group sizes.
 
@@ -88,69 +88,30 @@ def solve_nash_types(
       >>> solve_nash_types(costs, moments, jnp.ones((3, 1)), [2, 3]).gains.mean.shape
       (2, 3, 1, 2)
     """
-    costs, moments, targets = standard_game(costs, moments, targets, per_type=True)
-    types, dtype = moments.mean.shape[0], targets.dtype
-    sizes, limits = _sizes(counts, types)
-    if weights is None:
-        if limits:
-            raise ValueError(
-                f"weights = None with counts = {counts!r}: allowed only if every count is a "
-                "number; give the weight of each type's mean, shape [K]"
-            )
-        numbers = jnp.stack([jnp.asarray(size, dtype) for size in sizes])
-        weights = numbers / jnp.sum(numbers)
-    weights = jnp.asarray(weights, dtype)
-    if weights.shape != (types,):
-        raise ValueError(f"weights has shape {weights.shape}: allowed is [K] = ({types},)")
-    shares = jnp.stack([inverse_population(size, dtype) for size in sizes])
-    equilibrium: Equilibrium[NashValue] = _solve_types(costs, moments, targets, shares, weights)
+    game = standard_types(costs, moments, targets, counts, weights)
+    equilibrium: Equilibrium[NashValue] = _solve_types(game)
     return equilibrium
 
 
-def _sizes(counts: Counts, types: int) -> tuple[list[Any], bool]:
-    """Split counts into one number (or None) per type; tell whether there is a None."""
-    if isinstance(counts, list | tuple):
-        sizes = list(counts)
-    else:
-        array: Any = counts
-        if jnp.ndim(array) != 1:
-            raise ValueError(f"counts has shape {jnp.shape(array)}: allowed is [K] = ({types},)")
-        # list() leaves a NumPy array's numbers on the host, where they can be judged.
-        sizes = list(array)
-    if len(sizes) != types:
-        raise ValueError(
-            f"counts has length {len(sizes)}: with moments of {types} types allowed is {types}"
-        )
-    return sizes, any(size is None for size in sizes)
-
-
 @jax.jit
-def _solve_types(
-    costs: GameCost, moments: FeatureMoments, targets: Array, shares: Array, weights: Array
-) -> Equilibrium[NashValue]:
-    (horizon, d), types, dtype = targets.shape, weights.size, targets.dtype
-    average = jnp.kron(weights[None, :], jnp.eye(d, dtype=dtype))  # stacked means -> ensemble's
-    size = d + types * d + 1
+def _solve_types(game: TypesGame) -> Equilibrium[NashValue]:
+    costs, (types, _, d, _) = game.costs, game.moments.mean.shape
 
     def step(later: CostToGo, stage: Stage) -> tuple[CostToGo, Any]:
         # Everything of a stage but the target has a leading axis K, and so has the cost to go:
         # joint [K, n, n] over (Y, means, 1), spread [K, K, d, d].
-        arrival = jax.vmap(running_cost, in_axes=(0, None, None))(costs, average, stage.target)
-        joint = later.joint + stage.discount[:, None, None] * arrival
+        later = CostToGo(later.joint + game.arrivals(stage), later.spread)
         effort = stage.discount * costs.effort
         reaction, curvature, systems = jax.vmap(_react)(
-            jnp.arange(types), joint, later.spread, stage.moments, effort, shares
+            jnp.arange(types), later, stage.moments, effort, game.shares
         )
-        rows, following, system = _meet(stage.moments.mean, reaction)
-        later = CostToGo(joint, later.spread)
-        now = _carry_back(later, stage.moments, shares, rows, following, effort)
-        return now, (rows, curvature, systems, system)
+        rows, following, system = meet(stage.moments.mean, reaction)
+        crowd = Crowd(stage.moments, game.shares, rows, following)
+        each = jax.vmap(carry_back, in_axes=(0, 0, None, 0))
+        return each(jnp.arange(types), later, crowd, effort), (rows, curvature, systems, system)
 
-    last = CostToGo(jnp.zeros((types, size, size), dtype), jnp.zeros((types, types, d, d), dtype))
-    by_step = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), moments)
-    delta = jax.vmap(lambda rate: discounts(rate, horizon, dtype), out_axes=1)(costs.forgetting)
     first, (rows, curvatures, systems, system) = lax.scan(
-        step, last, Stage(by_step, targets, delta), reverse=True
+        step, game.zero(), game.stages(), reverse=True
     )
     joint = first.joint
     value = NashValue(
@@ -168,104 +129,139 @@ def _solve_types(
 
 
 def _react(
-    index: Array,
-    joint: Array,
-    spread: Array,
-    moments: FeatureMoments,
-    effort: Array,
-    share: Array,
+    index: Array, later: CostToGo, moments: FeatureMoments, effort: Array, share: Array
 ) -> tuple[Array, Array, Array]:
     """Solve the condition of one type's agents for their control, given the next means.
 
-        H beta = -m'(E Y + F mbar+ + f)
-        E = A + (J'B' + D)/N_k,   F = B + J'C/N_k,   f = a + J'b/N_k,   H = H2 - m'F J m/N_k
-
-    J selects the type's own block of the stacked means, D its own entry of the spread.
+        H beta = -m'(E Y + F mbar+ + f),    H = H2 - m'F J m/N_k
 
     Returns:
       The reaction [p, n]: beta = -reaction (Y, mbar+, 1); H2 and H.
     """
     m, d = moments.mean, moments.mean.shape[0]
-    start = d + d * index
-    slope = joint[:d] + share * lax.dynamic_slice_in_dim(joint, start, d, axis=0)
-    slope = slope.at[:, :d].add(share * spread[index])  # [E F f]
-    F_own = lax.dynamic_slice_in_dim(slope, start, d, axis=1)  # F J
-    H2 = moments.gram(slope[:, :d] + share * F_own)
-    H2 = symmetrise(H2) + effort * jnp.eye(m.shape[1], dtype=m.dtype)
+    slope, H2, F_own = own_slope(index, later, moments, effort, share)
     H = H2 - share * matmul(m.T, F_own, m)
     # As in the exchangeable game, H is symmetric for one output only.
     solve = solve_spd if d == 1 else solve_general
     return solve(H, matmul(m.T, slope)), H2, H
 
 
-def _meet(m: Array, reaction: Array) -> tuple[Array, Array, Array]:
-    """Solve for the means that all types' reactions lead to; [m reaction] = [LE LF Lf].
+def solve_team_types(
+    costs: GameCost,
+    moments: FeatureMoments,
+    targets: Array,
+    counts: Counts,
+    weights: Weights = None,
+    importance: Weights = None,
+) -> Equilibrium[TeamValue]:
+    """Solve the team optimum of K types: the strategies that minimise the average cost.
 
-        (I + blk(LF)) mbar+ = (I - blkdiag(LE)) mbar - blk(Lf)
+    Exact for any group sizes; with K = 1 it is `solve_team`. O(T K (K^2 d^2 + p^2 d^2 + p^3) +
+    T (K d)^3) time, independent of the group sizes. With several types it favours no one type,
+    so it is not the minimax.
+
+        minimise  sum_k importance_k mean_{i in k} J^i,    J^i as in `solve_nash_types`
+        beta^i_t = -(own_kt Y^i_t + mean_kt (mbar_1 .. mbar_K)_t + offset_kt)
+
+    Axes: K types, T horizon, d outputs, p features.
+
+    Args:
+      costs: what agents pay. Leaves are scalars, or [K] with one entry per type, in squared
+        target units; `effort` > 0, per squared control.
+      moments: mean [K, T, d, p] and second [K, T, d, d, p, p] of each type's features.
+      targets: [T, d], in the series' own units; row t is y_{t+1}.
+      counts: K numbers of agents; None for a type in its limit. They enter as traced 1/N_k.
+      weights: [K], as in `solve_nash_types`: the weight of each type's mean in the ensemble's.
+      importance: [K], positive, summing to 1: each type's share of the agents. N_k/N if not
+        given, or `weights` where a count is None.
 
     Returns:
-      The rows [K, p, n] of gains, the map [K d, K d + 1] of (mbar, 1) to mbar+, the system.
+      Equilibrium: `gains` (own [K, T, p, d], mean [K, T, p, K d], offset [K, T, p]), `value` (a
+      `TeamValue` at t = 0: the average cost, with spread [K, d, d], mean [K d, K d] and
+      mean_linear [K d]) and `status`.
+
+    Raises:
+      ValueError: as `solve_nash_types`, or if importance has another shape than [K].
+
+    Status:
+      INDEFINITE if the average cost has no minimum at some step; the gains are then NaN or no
+      optimum. SINGULAR if a linear system has no usable solution. NON_FINITE if a result is not
+      finite.
+
+    Source: own derivation, tested in tests/test_nash_types.py against `solve_team` and against
+      the optimum of the joint state.
+
+    Example:
+      >>> moments = FeatureMoments(jnp.ones((2, 3, 1, 1)), 2 * jnp.ones((2, 3, 1, 1, 1, 1)))
+      >>> costs = GameCost(consensus=jnp.array([0.5, 2.0]))
+      >>> solve_team_types(costs, moments, jnp.ones((3, 1)), [2, 3]).gains.mean.shape
+      (2, 3, 1, 2)
     """
-    types, d, _ = m.shape
-    eye = jnp.eye(types * d, dtype=m.dtype)
-    moves = matmul(m, reaction)
-    system = eye + moves[:, :, d:-1].reshape(types * d, types * d)
-    right = jnp.column_stack(
-        [eye - _block_diagonal(moves[:, :, :d]), -moves[:, :, -1].reshape(types * d)]
+    game = standard_types(costs, moments, targets, counts, weights, importance)
+    optimum: Equilibrium[TeamValue] = _solve_team_types(game)
+    return optimum
+
+
+@jax.jit
+def _solve_team_types(game: TypesGame) -> Equilibrium[TeamValue]:
+    d = game.targets.shape[1]
+
+    def step(later: CostToGo, stage: Stage) -> tuple[CostToGo, Any]:
+        # One observer, who has no state of its own: the first d rows of joint stay zero.
+        later = jax.tree.map(jnp.add, later, _team_cost(game, stage))
+        effort = stage.discount * game.importance * game.costs.effort
+        reaction, curvatures, H = _team_react(later, stage.moments, effort, game.shares)
+        rows, following, system = meet(stage.moments.mean, reaction)
+        crowd = Crowd(stage.moments, game.shares, rows, following)
+        nobody, free = jnp.zeros((), int), jnp.zeros_like(effort[0])
+        now = carry_back(nobody, later, crowd, free, average_efforts=effort)
+        return now, (rows, curvatures, [H, system])
+
+    nothing = jax.tree.map(lambda leaf: leaf[0], game.zero())
+    first, (rows, curvatures, systems) = lax.scan(step, nothing, game.stages(), reverse=True)
+    value = TeamValue(
+        spread=first.spread,
+        mean=first.joint[d:-1, d:-1],
+        mean_linear=first.joint[d:-1, -1],
+        constant=first.joint[-1, -1],
     )
-    following = solve_general(system, right)
-    at_means = matmul(reaction[:, :, d:-1], following).at[:, :, -1].add(reaction[:, :, -1])
-    return jnp.concatenate([reaction[:, :, :d], at_means], axis=2), following, system
+    gains = split_rows(jnp.moveaxis(rows, 1, 0), d)
+    return Equilibrium(gains, value, solver_status((gains, value), curvatures, systems))
 
 
-def _block_diagonal(blocks: Array) -> Array:
-    """Place [K, d, d] on the diagonal of [K d, K d]; one scatter, whatever K is."""
-    types, d, _ = blocks.shape
-    each = jnp.arange(types)
-    placed = jnp.zeros((types, d, types, d), blocks.dtype).at[each, :, each].set(blocks)
-    return placed.reshape(types * d, types * d)
+def _team_cost(game: TypesGame, stage: Stage) -> CostToGo:
+    """Return the average running cost; an average over a type is at its mean, plus its spread."""
+    types, _, d, _ = game.moments.mean.shape
+    paid = game.importance[:, None, None] * game.arrivals(stage)
+    at_means = views_at_means(types, d, paid.dtype)
+    joint = einsum("kax,kab,kby->xy", at_means, paid, at_means)
+    spread = paid[:, :d, :d]
+    return CostToGo(joint.at[d:-1, d:-1].add(-block_diagonal(spread)), spread)
 
 
-def _carry_back(
-    later: CostToGo,
-    moments: FeatureMoments,
-    shares: Array,
-    rows: Array,
-    following: Array,
-    effort: Array,
-) -> CostToGo:
-    """Return every type's cost to go one step earlier, when all agents use `rows`.
+def _team_react(
+    later: CostToGo, moments: FeatureMoments, efforts: Array, shares: Array
+) -> tuple[Array, list[Array], Array]:
+    """Solve the team's condition for the control of every type, given the next means.
 
-    As `memoa_jax.nash_step.carry_back`; what type k pays for the spread of type l's states and for
-    the noise that type l brings into its own mean is summed over l.
+        H_k beta = -m'(D_k Y + J_k'C mbar+ + J_k'b),   H_k = m'D_k m + U_k
+
+    U_k = cov_k(D_k + C_kk/N_k) + effort. H_k is the Hessian for deviations from a type's mean,
+    blkdiag(H) + blkdiag(m)'C blkdiag(m) that of the means: both are symmetric, and both must be
+    positive definite.
+
+    Returns:
+      The reactions [K, p, n], the two Hessians, and H [K, p, p].
     """
-    (types, d, p), P, dtype = moments.mean.shape, later.joint, rows.dtype
-    size = P.shape[-1]
-    identity = jnp.eye(size, dtype=dtype)
-    next_own = identity[None, :d] - matmul(moments.mean, rows)  # [K, d, n]
-    next_means = jnp.concatenate([jnp.zeros((types * d, d), dtype), following], axis=1)
-    shared = jnp.concatenate([next_means, identity[-1:]])
-    # x of an agent of type l at the mean of its type: (mbar_l, means, 1).
-    own_means = identity[d:-1].reshape(types, d, size)
-    at_means = jax.vmap(lambda own: jnp.concatenate([own, identity[d:]]))(own_means)
-
-    def spread_of(other: Array, P_k: Array, D: Array) -> Array:
-        """Return what type k pays for E Y+'D Y+ averaged over another type, as a form in its x."""
-        C = lax.dynamic_slice(P_k, (d + d * other, d + d * other), (d, d))
-        X = jax.tree.map(lambda leaf: leaf[other], moments).covariance(D + shares[other] * C)
-        return matmul(next_own[other].T, D, next_own[other]) + matmul(rows[other].T, X, rows[other])
-
-    def one_type(k: Array, P_k: Array, spread: Array) -> tuple[Array, Array]:
-        S = jax.vmap(spread_of, in_axes=(0, None, 0))(jnp.arange(types), P_k, spread)
-        B = lax.dynamic_slice(P_k, (0, d + d * k), (d, d))
-        weight = P_k[:d, :d] + 2 * shares[k] * symmetrise(B)
-        U = jax.tree.map(lambda leaf: leaf[k], moments).covariance(weight)
-        U = U + effort[k] * jnp.eye(p, dtype=dtype)
-        move = jnp.concatenate([next_own[k], shared])
-        joint = matmul(move.T, P_k, move) + matmul(rows[k].T, U, rows[k])
-        joint = joint + einsum("lax,lab,lby->xy", at_means, S, at_means)
-        joint = joint.at[d:-1, d:-1].add(-_block_diagonal(S[:, :d, :d]))
-        return symmetrise(joint), symmetrise(S[:, :d, :d])
-
-    joint, spread = jax.vmap(one_type)(jnp.arange(types), P, later.spread)
-    return CostToGo(joint, spread)
+    m, D = moments.mean, later.spread
+    types, d, p = m.shape
+    each = jnp.arange(types)
+    C = later.joint[d:-1, d:-1].reshape(types, d, types, d)
+    noise = D + shares[:, None, None] * C[each, :, each]
+    U = jax.vmap(FeatureMoments.covariance)(moments, noise)
+    H = symmetrise(einsum("kap,kab,kbq->kpq", m, D, m) + U)
+    H = H + einsum("k,pq->kpq", efforts, jnp.eye(p, dtype=m.dtype))
+    slope = later.joint[d:-1].reshape(types, d, -1).at[:, :, :d].add(D)
+    reaction = jax.vmap(solve_spd)(H, matmul(jnp.swapaxes(m, 1, 2), slope))
+    of_means = einsum("kap,kalb,lbq->kplq", m, C, m).reshape(types * p, types * p)
+    return reaction, [H, of_means + block_diagonal(H)], H

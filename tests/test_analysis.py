@@ -13,10 +13,10 @@ from memoa_jax.analysis import (
     convergence_rate,
     expected_costs,
     exploitability,
-    offline_gains,
     price_of_anarchy,
 )
 from memoa_jax.game import FeatureMoments, GameCost
+from memoa_jax.information import offline_gains
 from memoa_jax.nash import FeedbackGains, solve_nash, solve_team
 
 FILE = pathlib.Path(__file__).parent / "reference/exchangeable.json"
