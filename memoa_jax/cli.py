@@ -1,7 +1,7 @@
-"""The command line `memoa`. JAX is imported by `run` and `doctor` only, after x64 is decided.
+"""The command line `memoa`. JAX is imported where it is needed, after x64 is decided.
 
-Exit codes: 0 done; 1 the run failed for its numbers or its environment; 2 wrong usage, config
-or file, one line per fault; 130 interrupted.
+Exit codes: 0 done; 1 the run failed for its numbers or its environment, or a statement of
+`verify` does not hold; 2 wrong usage, config or file, one line per fault; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -27,6 +27,19 @@ BAD_BUILDS = {
 """Releases of jax and jaxlib that pyproject.toml excludes."""
 
 OK, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+
+VERIFY_PARTS = (
+    "reduction",
+    "convergence",
+    "exploitability",
+    "minimax",
+    "anarchy",
+    "monte-carlo",
+    "regret",
+    "games",
+    "series",
+)
+"""What `memoa verify --only` takes: the names of `memoa_jax.verify.PROGRAMME`, without JAX."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,13 +87,19 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="run a config's policies, compare them, write results")
     _add_config(run)
-    run.add_argument(
-        "--out", metavar="DIR", type=Path, help="folder for the results (default: runs/NAME)"
-    )
-    run.add_argument(
-        "--format", choices=("table", "json"), default="table", help="what to print at the end"
-    )
+    _add_results(run, "runs/NAME")
     run.set_defaults(command=_run)
+
+    verify = commands.add_parser("verify", help="check the theory: rates, optima, exact costs")
+    _add_results(verify, "runs/verify")
+    verify.add_argument(
+        "--only",
+        metavar="PART",
+        action="append",
+        choices=VERIFY_PARTS,
+        help=f"run one part; may be repeated. Parts: {', '.join(VERIFY_PARTS)}",
+    )
+    verify.set_defaults(command=_verify)
 
     validate = commands.add_parser("validate", help="check a config and tell every fault")
     _add_config(validate)
@@ -104,6 +123,15 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="change one key, such as agents=50 or policy.greedy.window=5; policies by name, "
         "kind or number; file names from the working directory; may be repeated",
+    )
+
+
+def _add_results(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, help=f"folder for the results (default: {default})"
+    )
+    parser.add_argument(
+        "--format", choices=("table", "json"), default="table", help="what to print at the end"
     )
 
 
@@ -181,6 +209,36 @@ def _run(parsed: argparse.Namespace) -> int:
         return _fail(INTERRUPTED, f"interrupted; not run: {', '.join(summary['not_run'])}")
     if all(policy["server_rmse"] is None for policy in summary["policies"].values()):
         return _fail(FAILED, "no policy kept a finite server output: see the notes of the table")
+    return OK
+
+
+def _verify(parsed: argparse.Namespace) -> int:
+    folder = parsed.out or Path("runs") / "verify"
+    fault = _prepare(folder)
+    if fault:
+        return _fail(WRONG, fault)
+
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    from memoa_jax.report import to_json
+    from memoa_jax.verify import table, verify
+
+    # In the programme's order, each part once.
+    parts = [part for part in VERIFY_PARTS if part in (parsed.only or VERIFY_PARTS)]
+    try:
+        report = verify(parts, folder, say=_tell)
+    except OSError as error:
+        return _fail(FAILED, f"{folder}: results cannot be written ({error.strerror})")
+    except RuntimeError as error:
+        return _fail(FAILED, " ".join(str(error).split()))
+    print(to_json(report) if parsed.format == "json" else table(report) + "\n", end="")
+    _tell(f"results in {folder}")
+    if report["interrupted"]:
+        return _fail(INTERRUPTED, f"interrupted; not run: {', '.join(report['not_run'])}")
+    failed = [one["name"] for one in report["statements"] if one["holds"] is False]
+    if failed:
+        return _fail(FAILED, f"does not hold: {'; '.join(failed)}")
     return OK
 
 

@@ -14,6 +14,7 @@ from memoa_jax.draws import (
     seed_words,
     threefry2x32,
     uniform_integers,
+    uniforms,
 )
 from memoa_jax.types import Agents
 
@@ -107,3 +108,34 @@ def test_integers_are_uniform():
     assert counts.size == 9
     chi_square = np.sum((counts - 10_000) ** 2 / 10_000)
     assert chi_square < 26.1  # 0.999 quantile with 8 degrees of freedom
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_uniforms_have_the_moments_and_spread_of_a_uniform(dtype):
+    draws = np.asarray(uniforms(crowd(200_000), Stream.GAME_FEATURES, 7, 3, dtype))
+    assert draws.dtype == dtype
+    assert np.abs(draws).max() <= 0.5
+    draws = draws.astype(np.float64)
+    # four standard errors of each sample moment
+    for power in (1, 2, 3, 4):
+        mean = 0.0 if power % 2 else 0.5**power / (power + 1)
+        variance = 0.5 ** (2 * power) / (2 * power + 1) - mean**2
+        assert abs(np.mean(draws**power) - mean) < 4 * (variance / draws.size) ** 0.5
+    assert np.abs(np.corrcoef(draws) - np.eye(3)).max() < 4 / 200_000**0.5
+    counts = np.histogram(draws, 100, (-0.5, 0.5))[0]
+    chi_square = np.sum((counts - draws.size / 100) ** 2 / (draws.size / 100))
+    assert chi_square < 148.2  # 0.999 quantile with 99 degrees of freedom
+
+
+def test_uniforms_are_the_ciphers_bits():
+    bits = np.asarray(_bits(crowd(1000), Stream.GAME_STATES, 3, 4)[0]).view(np.int32)
+    draws = np.asarray(uniforms(crowd(1000), Stream.GAME_STATES, 3, 4, jnp.float64))
+    np.testing.assert_array_equal(draws * 2.0**32, bits + 0.5)  # exact: every bit is there
+    single = np.asarray(uniforms(crowd(1000), Stream.GAME_STATES, 3, 4, jnp.float32))
+    np.testing.assert_allclose(single, draws, rtol=0, atol=2.0**-25)
+    few = uniforms(crowd(3, start=2), Stream.GAME_STATES, 3, 2, jnp.float64)
+    np.testing.assert_array_equal(few, draws[:2, 2:5])
+
+
+def test_no_two_streams_share_a_number():
+    assert len(set(Stream)) == len(Stream.__members__) == 9

@@ -41,7 +41,13 @@ ORDER = [
     "config_file",
     "build",
     "report",
+    "figures",
     "run",
+    "statement",
+    "verify_exact",
+    "verify_sampled",
+    "verify_rivals",
+    "verify",
     "cli",
     "__main__",
 ]
