@@ -27,7 +27,14 @@ from memoa_jax.game import (
 from memoa_jax.information import Information, check_information, offline_gains
 from memoa_jax.linalg import einsum, matmul, solve_spd
 from memoa_jax.nash import FeedbackGains, solve_nash, solve_team
-from memoa_jax.nash_step import CostToGo, Stage, carry_back, own_slope, running_cost
+from memoa_jax.nash_step import (
+    CostToGo,
+    Stage,
+    carry_back,
+    own_slope,
+    running_cost,
+    standard_gains,
+)
 from memoa_jax.types import Array, Scalar, record, static
 
 
@@ -282,22 +289,11 @@ def _setting(
 ) -> _Setting:
     """Check the arguments and cast them to one dtype."""
     check_information(information)
-    leaves = (gains.own, gains.mean, gains.offset)
-    cost, moments, targets = standard_game(
-        cost, moments, targets, also=(*leaves, *jax.tree.leaves(states))
-    )
-    own, mean, offset = (jnp.asarray(leaf, targets.dtype) for leaf in leaves)
-    horizon, d, p = moments.mean.shape
-    shapes = {"own": (horizon, p, d), "mean": (horizon, p, d), "offset": (horizon, p)}
-    for (name, expected), leaf in zip(shapes.items(), (own, mean, offset), strict=True):
-        if leaf.shape != expected:
-            raise ValueError(
-                f"gains.{name} has shape {leaf.shape}: with moments.mean of shape "
-                f"{moments.mean.shape} allowed is {expected}"
-            )
-    states = standard_states(states, d, targets.dtype)
+    also = jax.tree.leaves((gains, states))
+    cost, moments, targets = standard_game(cost, moments, targets, also=also)
+    gains = standard_gains(gains, moments)
+    states = standard_states(states, targets.shape[1], targets.dtype)
     share = inverse_population(population, targets.dtype)
-    gains = FeedbackGains(own, mean, offset)
     return _Setting(cost, moments, targets, share, gains, states, information == "offline")
 
 

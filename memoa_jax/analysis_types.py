@@ -16,7 +16,7 @@ from jax import lax
 from memoa_jax.game import FeatureMoments, GameCost, InitialLaw, initial_mean, standard_states
 from memoa_jax.information import Information, check_information, offline_gains
 from memoa_jax.linalg import einsum, matmul
-from memoa_jax.nash_step import CostToGo, FeedbackGains, Stage
+from memoa_jax.nash_step import CostToGo, FeedbackGains, Stage, standard_gains
 from memoa_jax.nash_types import solve_nash_types, solve_team_types
 from memoa_jax.types import Array, record, static
 from memoa_jax.types_game import Counts, TypesGame, Weights, standard_types
@@ -270,19 +270,10 @@ def _setting(
 ) -> _Setting:
     """Check the arguments and cast them to one dtype."""
     check_information(information)
-    leaves = (gains.own, gains.mean, gains.offset)
-    also = (*leaves, *jax.tree.leaves(states))
+    also = jax.tree.leaves((gains, states))
     game = standard_types(costs, moments, targets, counts, weights, also=also)
-    dtype, (types, horizon, d, p) = game.targets.dtype, game.moments.mean.shape
-    own, mean, offset = (jnp.asarray(leaf, dtype) for leaf in leaves)
-    lead = (types, horizon, p)
-    shapes = {"own": (*lead, d), "mean": (*lead, types * d), "offset": lead}
-    for (name, expected), leaf in zip(shapes.items(), (own, mean, offset), strict=True):
-        if leaf.shape != expected:
-            raise ValueError(
-                f"gains.{name} has shape {leaf.shape}: with moments.mean of shape "
-                f"{game.moments.mean.shape} allowed is {expected}"
-            )
+    gains = standard_gains(gains, game.moments)
+    dtype, (types, _, d, _) = game.targets.dtype, game.moments.mean.shape
     if isinstance(states, list | tuple):
         if len(states) != types:
             raise ValueError(
@@ -291,7 +282,7 @@ def _setting(
         checked: Any = [standard_states(each, d, dtype) for each in states]
     else:
         checked = standard_states(states, d, dtype, (types,))
-    return _Setting(game, FeedbackGains(own, mean, offset), checked, information == "offline")
+    return _Setting(game, gains, checked, information == "offline")
 
 
 def _means(states: Any) -> Array:

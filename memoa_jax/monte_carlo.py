@@ -17,10 +17,18 @@ from jax import lax
 
 from memoa_jax.arguments import one_of, whole
 from memoa_jax.draws import Stream, normals, seed_words, uniforms
-from memoa_jax.game import FeatureMoments, GameCost, InitialLaw, discounts, standard_game
+from memoa_jax.game import (
+    FeatureMoments,
+    GameCost,
+    InitialLaw,
+    discounts,
+    initial_mean,
+    standard_game,
+    standard_states,
+)
 from memoa_jax.information import Information, check_information, offline_gains
 from memoa_jax.linalg import einsum, matmul, symmetrise
-from memoa_jax.nash_step import FeedbackGains
+from memoa_jax.nash_step import FeedbackGains, standard_gains
 from memoa_jax.types import Agents, Array, record, static
 
 Law = Literal["gaussian", "bounded"]
@@ -122,20 +130,21 @@ def sample_game(
     whole("sample_game", "block", block)
     one_of("sample_game", "features", features, ("gaussian", "bounded"))
     check_information(information)
-    given = (states.mean, states.covariance) if isinstance(states, InitialLaw) else (states,)
-    leaves = (gains.own, gains.mean, gains.offset, *given)
-    cost, moments, targets = standard_game(cost, moments, targets, also=leaves)
-    own, mean, offset, *known = (jnp.asarray(leaf, targets.dtype) for leaf in leaves)
-    gains = FeedbackGains(own, mean, offset)
-    _check_gains(gains, moments)
-    start = InitialLaw(*known) if isinstance(states, InitialLaw) else known[0]
-    _check_states(start, moments.mean.shape[1], int(population))
+    also = jax.tree.leaves((gains, states))
+    cost, moments, targets = standard_game(cost, moments, targets, also=also)
+    gains = standard_gains(gains, moments)
+    states = standard_states(states, targets.shape[1], targets.dtype)
+    if not isinstance(states, InitialLaw) and population % states.shape[0]:
+        raise ValueError(
+            f"states has shape {states.shape}: allowed is a number of rows that divides the "
+            f"population of {population}, each row being the start of equally many agents"
+        )
     game = _Game(
         cost=cost,
         moments=moments,
         targets=targets,
         gains=gains,
-        states=start,
+        states=states,
         population=int(population),
         blocks=-(-int(population) // int(block)),
         offline=information == "offline",
@@ -143,36 +152,6 @@ def sample_game(
     )
     sample: GameSample = _sample(game, key)
     return sample
-
-
-def _check_gains(gains: FeedbackGains, moments: FeatureMoments) -> None:
-    """Refuse gains that do not fit the features."""
-    horizon, d, p = moments.mean.shape
-    shapes = {"own": (horizon, p, d), "mean": (horizon, p, d), "offset": (horizon, p)}
-    for name, expected in shapes.items():
-        if (shape := getattr(gains, name).shape) != expected:
-            raise ValueError(
-                f"gains.{name} has shape {shape}: with moments.mean of shape "
-                f"{moments.mean.shape} allowed is {expected}"
-            )
-
-
-def _check_states(states: Array | InitialLaw, d: int, population: int) -> None:
-    """Refuse states or a law of them that do not fit the outputs and the population."""
-    if isinstance(states, InitialLaw):
-        for name, expected in (("mean", (d,)), ("covariance", (d, d))):
-            if (shape := getattr(states, name).shape) != expected:
-                raise ValueError(
-                    f"states.{name} has shape {shape}: with d = {d} outputs allowed is {expected}"
-                )
-        return
-    if states.ndim != 2 or states.shape[1] != d or not states.size:
-        raise ValueError(f"states has shape {states.shape}: allowed is [n, d] with d = {d}, n >= 1")
-    if population % states.shape[0]:
-        raise ValueError(
-            f"states has shape {states.shape}: allowed is a number of rows that divides the "
-            f"population of {population}, each row being the start of equally many agents"
-        )
 
 
 @record
@@ -198,9 +177,7 @@ class _Game:
         """Return the gains of what agents know: offline, none of the realised mean field."""
         if not self.offline:
             return self.gains
-        law = self.states
-        center = law.mean if isinstance(law, InitialLaw) else jnp.mean(law, axis=0)
-        return offline_gains(self.moments, self.gains, center)
+        return offline_gains(self.moments, self.gains, initial_mean(self.states))
 
     def draw(self, key: Array, block: Array, stream: Stream, step: Array | int, n: int) -> Array:
         """Return n draws of mean 0 and variance 1 for each agent of a block, [n, size]."""

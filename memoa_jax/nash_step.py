@@ -235,6 +235,25 @@ def split_rows(rows: Array, outputs: int) -> FeedbackGains:
     return FeedbackGains(rows[..., :outputs], rows[..., outputs:-1], rows[..., -1])
 
 
+def standard_gains(gains: FeedbackGains, moments: FeatureMoments) -> FeedbackGains:
+    """Check gains against the moments of their game, and cast them to its dtype.
+
+    Raises:
+      ValueError: at trace time, if a shape does not fit; with K types all have a leading axis K.
+    """
+    *types, horizon, d, p = moments.mean.shape
+    lead, stacked = (*types, horizon, p), d * (types[0] if types else 1)
+    shapes = {"own": (*lead, d), "mean": (*lead, stacked), "offset": lead}
+    leaves = {name: jnp.asarray(getattr(gains, name), moments.mean.dtype) for name in shapes}
+    for name, expected in shapes.items():
+        if leaves[name].shape != expected:
+            raise ValueError(
+                f"gains.{name} has shape {leaves[name].shape}: with moments.mean of shape "
+                f"{moments.mean.shape} allowed is {expected}"
+            )
+    return FeedbackGains(**leaves)
+
+
 def solver_status(results: Any, curvatures: Sequence[Array], systems: Sequence[Array]) -> Array:
     """Return the bits of `Status` that a solver met, int32; outside differentiation.
 
