@@ -6,7 +6,8 @@ Colours are Okabe and Ito's, which colour-blind readers tell apart; series diffe
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,11 @@ def draw_verification(report: Mapping[str, Any], path: Path) -> None:
     replace(path, picture.getvalue())
 
 
+def _numbers(values: Iterable[float | None]) -> list[float]:
+    """Return numbers as matplotlib takes them: what was not finite leaves a gap."""
+    return [math.nan if value is None else value for value in values]
+
+
 def _errors(axes: Any, found: Mapping[str, Any], title: str, ylabel: str) -> None:
     """Draw errors against the number of agents, with a line of each claimed slope."""
     drawn = 0
@@ -60,11 +66,11 @@ def _errors(axes: Any, found: Mapping[str, Any], title: str, ylabel: str) -> Non
             slope = data["slopes"][label]
             axes.loglog(
                 data["populations"],
-                errors,
+                _numbers(errors),
                 color=COLOURS[drawn],
                 marker=MARKERS[drawn],
                 markersize=4,
-                label=f"{label} (slope {slope:.2f})",
+                label=f"{label} (slope {'none' if slope is None else f'{slope:.2f}'})",
             )
             drawn += 1
     axes.set(title=title, xlabel="number of agents N", ylabel=ylabel)
@@ -108,7 +114,8 @@ def _anarchy(axes: Any, found: Mapping[str, Any]) -> None:
 
 def _monte_carlo(axes: Any, found: Mapping[str, Any]) -> None:
     for drawn, data in enumerate(found.values()):
-        triples = zip(data["realised"], data["expected"], data["standard_error"], strict=True)
+        columns = (_numbers(data[key]) for key in ("realised", "expected", "standard_error"))
+        triples = zip(*columns, strict=True)
         away = [(realised - expected) / error for realised, expected, error in triples]
         axes.plot(
             range(len(away) - 1),
@@ -137,7 +144,9 @@ def _ratios(axes: Any, found: Mapping[str, Any], title: str) -> None:
     lines = [(name.split(", ", 1)[1], data["all"]) for name, data in found.items()]
     for height, (_, data) in enumerate(reversed(lines)):
         # A rival that is beaten by orders of magnitude would leave no room for the others.
-        low, quarter, median, upper, high = (max(q, 0.02) for q in data["quantiles"].values())
+        low, quarter, median, upper, high = (
+            max(q, 0.02) for q in _numbers(data["quantiles"].values())
+        )
         axes.plot([low, high], [height] * 2, color=COLOURS[0], linewidth=1)
         axes.plot([quarter, upper], [height] * 2, color=COLOURS[0], linewidth=5)
         axes.plot([median], [height], color=COLOURS[4], marker="o", markersize=5)

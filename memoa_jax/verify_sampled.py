@@ -30,8 +30,8 @@ def monte_carlo() -> list[Statement]:
     plan: list[tuple[int, int, Law, Any]] = [
         (10, 20_000, "gaussian", "feedback"),
         (10, 20_000, "bounded", "offline"),
-        (1_000, 1_000, "bounded", "feedback"),
-        (10**6, 50, "gaussian", "feedback"),
+        (1_000, 1_000, "gaussian", "feedback"),
+        (10**6, 60, "bounded", "feedback"),
     ]
     for population, repeats, features, information in plan:
         named = states[: min(population, NAMED_AGENTS)]

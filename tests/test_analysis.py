@@ -1,3 +1,4 @@
+import itertools
 import json
 import pathlib
 
@@ -15,7 +16,7 @@ from memoa_jax.analysis import (
     exploitability,
     price_of_anarchy,
 )
-from memoa_jax.game import FeatureMoments, GameCost
+from memoa_jax.game import FeatureMoments, GameCost, InitialLaw
 from memoa_jax.information import offline_gains
 from memoa_jax.nash import FeedbackGains, solve_nash, solve_team
 
@@ -56,16 +57,18 @@ def test_reference_numbers(case):
             np.testing.assert_allclose(excess, expected, rtol=0, atol=1e-9 * expected.max())
 
 
+@pytest.mark.parametrize("population", [1, 2, 3, 5])
 @pytest.mark.parametrize("information", ["feedback", "offline"])
-def test_by_enumeration(information):
-    """Any gains, not an equilibrium's, against sums over all histories of three agents."""
+def test_by_enumeration(information, population):
+    """Any gains, not an equilibrium's, against sums over all histories."""
     rng = np.random.default_rng(8)
     cost = {"tracking": 1.0, "consensus": 0.7, "ensemble": 0.4, "effort": 0.2, "forgetting": 0.3}
-    law = Enumeration.random(rng, 3, 2, 2, 2, cost, alike=True)
+    law = Enumeration.random(rng, population, 2, 2, 2, cost, alike=True)
     moments = FeatureMoments(*(moment[0] for moment in law.moments()))
     own, mean, offset = (0.5 * rng.normal(size=shape) for shape in ((2, 2, 2), (2, 2, 2), (2, 2)))
-    states = rng.normal(size=(3, 2))
-    game = (GameCost(**cost), moments, law.targets, 3, FeedbackGains(own, mean, offset), states)
+    states = rng.normal(size=(population, 2))
+    game = (GameCost(**cost), moments, law.targets, population)
+    game = (*game, FeedbackGains(own, mean, offset), states)
     policy = feedback(own, mean, offset)
     if information == "offline":
         rolled = [states.mean(0)]
@@ -78,8 +81,10 @@ def test_by_enumeration(information):
 
     costs = law.costs(states, policy)
     np.testing.assert_allclose(expected_costs(*game, information), costs, rtol=1e-12)
+    if population > 3:
+        return  # the deviations of five agents are too many to enumerate
     least, excess = best_response_costs(*game, information), exploitability(*game, information)
-    for agent in range(3):
+    for agent in range(population):
         gradient, hessian, here = law.deviation(states, policy, agent)
         gain = gradient @ np.linalg.solve(hessian, gradient) / 2
         np.testing.assert_allclose(excess[agent], gain, rtol=1e-10)
@@ -181,6 +186,37 @@ def test_differentiates():
     for slope, step in zip(gradient, h * np.eye(2), strict=True):
         more, less = (differentiate(*(point + sign * step))[0] for sign in (1, -1))
         np.testing.assert_allclose(slope, (more - less) / (2 * h), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("judge", "information"),
+    [
+        *itertools.product(
+            (expected_costs, best_response_costs, exploitability), ("feedback", "offline")
+        ),
+        (price_of_anarchy, None),
+    ],
+)
+def test_jits_maps_and_differentiates_over_a_law(judge, information):
+    """One number of (consensus, N, mean and spread of the states), each way that JAX has."""
+    (_, *game), _ = random_game(9)
+    gains = solve_nash(COST, *game, None).gains
+
+    def value(point):
+        cost = GameCost(1.0, point[0], 0.3, 0.4, 0.1)
+        law = InitialLaw(point[2] * jnp.ones(2), point[3] * jnp.array([[1.0, 0.4], [0.4, 0.7]]))
+        if judge is price_of_anarchy:
+            return judge(cost, *game, point[1], law)
+        return judge(cost, *game, point[1], gains, law, information)
+
+    points = np.array([[0.7, 5.0, 0.3, 0.5], [1.5, 9.0, -1.0, 1.2]])
+    compiled = jax.jit(value)
+    one_by_one = [compiled(point) for point in points]
+    np.testing.assert_allclose(jax.vmap(value)(points), one_by_one, rtol=1e-12)
+    gradient = jax.jit(jax.grad(value))(points[0])
+    for slope, step in zip(gradient, 1e-5 * np.eye(4), strict=True):
+        ahead, behind = compiled(points[0] + step), compiled(points[0] - step)
+        np.testing.assert_allclose(slope, (ahead - behind) / 2e-5, rtol=1e-5, atol=1e-9)
 
 
 def test_float32_stays_float32_and_resolves_small_exploitabilities():

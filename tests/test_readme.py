@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from memoa_jax.cli import VERIFY_PARTS
+
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -73,3 +75,7 @@ assert not xla_bridge.backends_are_initialized()
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_every_part_of_the_verification_has_its_line():
+    assert set(re.findall(r"--only ([\w-]+)`", README)) == set(VERIFY_PARTS)
