@@ -33,6 +33,7 @@ class Stream(enum.IntEnum):
     VIEW_NOISE = 7
     GAME_FEATURES = 8
     GAME_STATES = 9
+    PARTICIPATION = 10
 
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))

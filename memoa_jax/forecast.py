@@ -11,7 +11,13 @@ from typing import Any
 import jax.numpy as jnp
 
 from memoa_jax.game import GameCost
-from memoa_jax.linalg import regularised_solve, solve_general, solve_lanes
+from memoa_jax.linalg import (
+    is_singular,
+    regularised_solve,
+    smallest_pivot,
+    solve_general,
+    solve_lanes,
+)
 from memoa_jax.types import (
     Action,
     Array,
@@ -60,80 +66,151 @@ class Forecasts:
 
 
 @record
+class ForecastState:
+    """A forecast game's memory: the block's regressions, and mean moves not yet heard of.
+
+    `moves` [staleness, d] are the latest mean moves, oldest first (empty without staleness).
+    """
+
+    forecasts: Forecasts
+    moves: Array
+
+
+@record
 class ForecastGame:
     """The forecast game's policy; made by ``game = "forecast"`` of the three policies."""
 
     cost: GameCost
     ridge: Scalar
     discount: Scalar
+    staleness: int = static()
     finite: bool = static()
 
-    def init(self, dimensions: Dimensions, num_agents: int, dtype: Any) -> Forecasts:
+    def init(self, dimensions: Dimensions, num_agents: int, dtype: Any) -> ForecastState:
         """Return forecasts that know nothing."""
         d, p = dimensions.outputs, dimensions.features
-        return Forecasts(
+        forecasts = Forecasts(
             gram=jnp.zeros((p, p, num_agents), dtype),
             moment=jnp.zeros((p, num_agents), dtype),
             features=jnp.zeros((d, p, num_agents), dtype),
             target=jnp.zeros((d,), dtype),
             known=jnp.zeros((), bool),
         )
+        return ForecastState(forecasts, jnp.zeros((self.staleness, d), dtype))
 
-    def act(self, state: Forecasts, observation: Observation) -> tuple[Forecasts, Action]:
+    def act(self, state: ForecastState, observation: Observation) -> tuple[ForecastState, Action]:
         """Forecast the move, then play the one-step game on all forecasts."""
-        state = state.complete(observation, self.discount)
-        z = observation.features
-        readout = regularised_solve(state.gram, state.moment, jnp.asarray(self.ridge, z.dtype))
+        forecasts = state.forecasts.complete(observation, self.discount)
+        z, population = observation.features, observation.population
+        readout = regularised_solve(
+            forecasts.gram, forecasts.moment, jnp.asarray(self.ridge, z.dtype)
+        )
         forecast = jnp.sum(z * readout[None], axis=1)
-        control = play(self.cost, z, forecast, observation.population, self.finite)
+        game = OneStep.of(self.cost, population if self.finite else None, z.dtype)
+        responses, wishes, pivots = respond(game, z, forecast)
+        move, singular = mean_move(game, population.mean(responses), population.mean(wishes))
+        moves = jnp.concatenate([state.moves, move[None]])
+        control = controls(game, z, forecast, moves[0])
         base = jnp.broadcast_to(observation.target[:, None], observation.prediction.shape)
-        return state, Action(base=base, control=control, status=jnp.int32(Status.OK))
+        indefinite = ~(population.largest(-pivots) < 0)
+        status = jnp.where(indefinite, Status.INDEFINITE, 0) | jnp.where(
+            singular, Status.SINGULAR, 0
+        )
+        action = Action(base=base, control=control, status=status.astype(jnp.int32))
+        return ForecastState(forecasts, moves[1:]), action
 
 
-def play(
-    cost: GameCost, features: Array, forecast: Array, population: Population, finite: bool
-) -> Array:
-    """Return the Nash equilibrium controls of the one-step game on the agents' own forecasts.
+@record
+class OneStep:
+    """The one-step game in numbers of one dtype: q, c (1 - 1/N) and gamma of `respond`."""
+
+    tracking: Array
+    pull: Array
+    effort: Array
+
+    @classmethod
+    def of(cls, cost: GameCost, population: Population | None, dtype: Any) -> OneStep:
+        """Take the weights of a cost; without a population, in the limit."""
+        share = 1.0 if population is None else 1.0 - 1.0 / population.size
+        tracking, consensus, effort = (
+            jnp.asarray(weight, dtype) for weight in (cost.tracking, cost.consensus, cost.effort)
+        )
+        return cls(tracking, consensus * share, effort)
+
+
+# The game in three steps, so that agents may be taken block by block: the first and the last are
+# each agent's own, and between them stand sums over all agents of size d x d and d.
+
+
+def respond(game: OneStep, features: Array, forecast: Array) -> tuple[Array, Array, Array]:
+    """Return how every agent would move: its response L to a pull, and its own wish a.
 
         J^i = tracking |m^i - s^i|^2 + consensus |m^i - mbar|^2 + effort |beta^i|^2
-        L^i = Z^i ((q + c f) Z^i'Z^i + gamma I)^{-1} Z^i',   f = 1 - 1/N  (1 in the limit)
-        v   = (I - c f mean L)^{-1} mean (q L^i s^i),        m^i = L^i (q s^i + c f v)
+        L^i = Z^i ((q + c f) Z^i'Z^i + gamma I)^{-1} Z^i',   a^i = q L^i s^i,   f = 1 - 1/N
 
-    Exact for every N; O(d^2 p + d^3) per agent: the p x p inverse is taken as one of d x d.
-    Agents need their own features and v, the server two sums of size d x d and d.
+    Exact; O(d^2 p + d^3) per agent: the p x p inverse is taken as one of d x d.
 
     Args:
-      cost: `tracking` q, `consensus` c and `effort` gamma > 0 are used.
+      game: tracking q, pull c f and effort gamma > 0.
       features: [d, p, N], realised.
       forecast: [d, N], every agent's own forecast s of the move.
-      population: for the sums.
-      finite: whether 1/N enters the game; static.
 
     Returns:
-      beta, [p, N].
+      L [d, d, N]; a [d, N]; and [N] the smallest pivot of the agent's second-order condition,
+      positive where its cost has a minimum.
 
-    Source: own derivation; tested against reference numbers and best responses.
+    Source: own derivation, tested in tests/test_forecast.py.
     """
-    d, dtype = features.shape[0], features.dtype
-    q = jnp.asarray(cost.tracking, dtype)
-    share = 1.0 - 1.0 / population.size if finite else 1.0
-    pull = jnp.asarray(cost.consensus, dtype) * share
-    effort = jnp.asarray(cost.effort, dtype)
-    outer = [[jnp.sum(features[a] * features[b], axis=0) for b in range(a + 1)] for a in range(d)]
-    system = [
-        [(q + pull) * outer[a][b] + (effort if a == b else 0.0) for b in range(a + 1)]
-        for a in range(d)
-    ]
+    outer, system = _systems(game, features)
+    d = features.shape[0]
     # L = Z Z' system^{-1}, column by column; both factors are polynomials in Z Z', so L = L'.
     columns = [
         jnp.stack(solve_lanes(system, [outer[max(a, b)][min(a, b)] for a in range(d)]))
         for b in range(d)
     ]
     response = jnp.stack(columns, axis=1)
-    wished = q * forecast
-    mean_wish = population.mean(jnp.sum(response * wished[None], axis=1))
-    matrix = jnp.eye(d, dtype=dtype) - pull * population.mean(response)
-    mean_move = solve_general(matrix, mean_wish)
-    target = wished + pull * mean_move[:, None]
-    dual = solve_lanes(system, [target[a] for a in range(d)])
+    wish = jnp.sum(response * (game.tracking * forecast)[None], axis=1)
+    return response, wish, smallest_pivot(system)
+
+
+def mean_move(game: OneStep, mean_response: Array, mean_wish: Array) -> tuple[Array, Array]:
+    """Return the mean move on which all responses meet, v = (I - c f mean L)^{-1} mean a.
+
+    Args:
+      game: of which the pull c f is used.
+      mean_response: [d, d], the average of L over all agents.
+      mean_wish: [d], the average of a.
+
+    Returns:
+      v [d], and whether the system is singular.
+    """
+    d = mean_wish.shape[0]
+    matrix = jnp.eye(d, dtype=mean_wish.dtype) - game.pull * mean_response
+    return solve_general(matrix, mean_wish), is_singular(matrix)
+
+
+def controls(game: OneStep, features: Array, forecast: Array, move: Array) -> Array:
+    """Return every agent's control, beta^i = Z^i' (..)^{-1} (q s^i + c f v), [p, N].
+
+    Args:
+      game: as in `respond`.
+      features: [d, p, N].
+      forecast: [d, N].
+      move: [d], the mean move v that the agents know of.
+    """
+    _, system = _systems(game, features)
+    target = game.tracking * forecast + game.pull * move[:, None]
+    dual = solve_lanes(system, [target[a] for a in range(features.shape[0])])
     return jnp.sum(features * jnp.stack(dual)[:, None], axis=0)
+
+
+def _systems(game: OneStep, features: Array) -> tuple[list[list[Array]], list[list[Array]]]:
+    """Return the lower triangles of Z Z' and of (q + c f) Z Z' + gamma I, agents in lanes."""
+    rows = range(features.shape[0])
+    outer = [[jnp.sum(features[a] * features[b], axis=0) for b in range(a + 1)] for a in rows]
+    weight = game.tracking + game.pull
+    system = [
+        [weight * outer[a][b] + (game.effort if a == b else 0.0) for b in range(a + 1)]
+        for a in rows
+    ]
+    return outer, system

@@ -129,12 +129,12 @@ def solve_lanes(matrix: SymmetricLanes, right: Lanes) -> list[Array]:
     return solution
 
 
-def _solve_ldl(matrix: SymmetricLanes, right: Lanes) -> list[Array]:
-    """Solve by LDL' unrolled over rows: no branch, no gather, one lane per agent."""
-    p = len(right)
+def _factor_ldl(matrix: SymmetricLanes) -> tuple[list[list[Array]], list[Array], list[Array]]:
+    """Factor LDL' unrolled over rows: L below its diagonal, the pivots, and their inverses."""
     lower: list[list[Array]] = []
+    pivots: list[Array] = []
     inverse_pivots: list[Array] = []
-    for a in range(p):
+    for a in range(len(matrix)):
         # scaled[b] = L[a][b] * D[b]; the division by the pivot is paid once per row
         scaled: list[Array] = []
         for b in range(a):
@@ -146,7 +146,29 @@ def _solve_ldl(matrix: SymmetricLanes, right: Lanes) -> list[Array]:
         pivot = matrix[a][a]
         for b in range(a):
             pivot = pivot - scaled[b] * lower[a][b]
+        pivots.append(pivot)
         inverse_pivots.append(1.0 / pivot)
+    return lower, pivots, inverse_pivots
+
+
+def smallest_pivot(matrix: SymmetricLanes) -> Array:
+    """Return each agent's smallest pivot, [N]: positive where its matrix is positive definite.
+
+    Example:
+      >>> smallest_pivot([[jnp.ones(1)], [2 * jnp.ones(1), jnp.ones(1)]]).tolist()
+      [-3.0]
+    """
+    pivots = lax.stop_gradient(_factor_ldl(matrix)[1])
+    smallest = pivots[0]
+    for pivot in pivots[1:]:
+        smallest = jnp.minimum(smallest, pivot)
+    return smallest
+
+
+def _solve_ldl(matrix: SymmetricLanes, right: Lanes) -> list[Array]:
+    """Solve by LDL' unrolled over rows: no branch, no gather, one lane per agent."""
+    p = len(right)
+    lower, _, inverse_pivots = _factor_ldl(matrix)
     forward: list[Array] = []
     for a in range(p):
         value = right[a]

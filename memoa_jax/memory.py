@@ -96,9 +96,12 @@ class History:
         )
 
     def complete(self, observation: Observation, features: Array) -> History:
-        """Enter the step in progress: its realised moments and the target just seen."""
+        """Enter the step in progress: its realised moments and the target just seen.
+
+        The moments are those of the agents that were present then, whose features these are.
+        """
         slot = (observation.step - 1) % self.mean.shape[0]
-        moments = population_moments(features, observation.population)
+        moments = population_moments(features, observation.voters)
         return History(
             mean=self.mean.at[slot].set(moments.mean),
             second=self.second.at[slot].set(moments.second),

@@ -58,7 +58,7 @@ class ReadOut:
     """Normal equations of the best fixed read-out in hindsight, one problem per agent.
 
     `gram` [p, p, N] is sum Z'Z, `moment` [p, N] is sum Z'm and `energy` is sum |m|^2 for the
-    moves m = y_{t+1} - y_t; `features` [d, p, N] are those of the step in progress.
+    moves m = y_{t+1} - y_t, [N]; `features` [d, p, N] are those of the step in progress.
     """
 
     gram: Array
@@ -73,17 +73,20 @@ class ReadOut:
         return cls(
             gram=jnp.zeros((p, p, num_agents), dtype),
             moment=jnp.zeros((p, num_agents), dtype),
-            energy=jnp.zeros((), dtype),
+            energy=jnp.zeros((num_agents,), dtype),
             features=jnp.zeros((d, p, num_agents), dtype),
         )
 
     def add(self, move: Array, counted: Array, features: Array) -> ReadOut:
-        """Enter the move just seen, explained by the step in progress; begin a new step."""
+        """Enter the move just seen, explained by the step in progress; begin a new step.
+
+        `counted` is one answer for all agents, or one for each, [N].
+        """
         z = self.features
-        weight = counted.astype(z.dtype)
+        weight = jnp.broadcast_to(counted.astype(z.dtype), self.energy.shape)
         return ReadOut(
-            gram=self.gram + weight * jnp.sum(z[:, :, None] * z[:, None], axis=0),
-            moment=self.moment + weight * jnp.sum(z * move[:, None, None], axis=0),
+            gram=self.gram + weight[None, None] * jnp.sum(z[:, :, None] * z[:, None], axis=0),
+            moment=self.moment + weight[None] * jnp.sum(z * move[:, None, None], axis=0),
             energy=self.energy + weight * jnp.sum(move**2),
             features=features,
         )
@@ -107,47 +110,64 @@ class AgentTotals:
 
     `pending_effort` [N] is |beta_t|^2 of the step in progress: it is counted when its target's
     time has come, so that the forecast beyond the series' end costs nothing. `steps` counts
-    the scored steps.
+    the scored steps, `taken` [N] those that each agent took part in (None: all of them).
     """
 
     cost: Total
     effort: Total
     pending_effort: Array
     steps: Array
+    taken: Array | None
     readout: ReadOut | None
 
     @classmethod
     def empty(
-        cls, dimensions: Dimensions, num_agents: int, dtype: Any, best_readout: bool
+        cls,
+        dimensions: Dimensions,
+        num_agents: int,
+        dtype: Any,
+        *,
+        best_readout: bool,
+        everyone: bool = True,
     ) -> AgentTotals:
-        """Return totals of nothing."""
+        """Return totals of nothing; `everyone` says whether all agents are always present."""
         return cls(
             cost=Total.zero((num_agents,), dtype),
             effort=Total.zero((num_agents,), dtype),
             pending_effort=jnp.zeros((num_agents,), dtype),
             steps=jnp.int32(0),
+            taken=None if everyone else jnp.zeros((num_agents,), jnp.int32),
             readout=ReadOut.empty(dimensions, num_agents, dtype) if best_readout else None,
         )
 
     def score(
-        self, error: Array, counted: Array, move: Array, control: Array, features: Array
+        self,
+        error: Array,
+        counted: Array,
+        voters: Array | None,
+        move: Array,
+        control: Array,
+        features: Array,
     ) -> AgentTotals:
         """Score the predictions whose target has just been seen, and begin the next step.
 
         Args:
           error: [d, N], prediction minus target.
           counted: whether the target was observed and the step counts.
+          voters: [N], whose predictions count; None for everybody's.
           move: [d], the target minus the one observed before it.
           control: [p, N], chosen in the step now beginning.
           features: [d, p, N], of the step now beginning.
         """
-        squared = jnp.where(counted, jnp.sum(error**2, axis=0), 0.0)
+        by_agent = counted if voters is None else counted & voters
+        squared = jnp.where(by_agent, jnp.sum(error**2, axis=0), 0.0)
         return AgentTotals(
             cost=self.cost.add(squared),
             effort=self.effort.add(self.pending_effort),
             pending_effort=jnp.sum(control**2, axis=0),
             steps=self.steps + counted.astype(jnp.int32),
-            readout=None if self.readout is None else self.readout.add(move, counted, features),
+            taken=None if self.taken is None else self.taken + by_agent.astype(jnp.int32),
+            readout=None if self.readout is None else self.readout.add(move, by_agent, features),
         )
 
 
@@ -157,7 +177,8 @@ class Summary:
 
     RMSE is over steps and outputs, sqrt(mean e^2), in target units; cost is the cumulative
     squared error sum_t |y_{t+1} - Y^i_{t+1}|^2 of an agent, in squared target units; effort is
-    sum_t |beta^i_t|^2 apart. The worst agent has the largest cost. `best_readout_worst_cost`
+    sum_t |beta^i_t|^2 apart. The worst agent has the largest cost per step that it took part in;
+    an agent that took part in none counts nowhere. `best_readout_worst_cost`
     is the worst agent's cost under its best fixed read-out in hindsight, NaN where that was
     not computed. `diverged_agents` counts those whose RMSE is not finite or above
     `DIVERGED_RANGES` times the targets' range. Persistence predicts the last observed value,
@@ -275,24 +296,26 @@ def _figures(
 ) -> Summary:
     """Compute a summary; `targets` [n, d] are filled, `lost` is the RMSE that is divergence."""
     cost = totals.cost.result()
-    agents = root(cost / (jnp.maximum(totals.steps, 1) * targets.shape[1]))
+    taken = totals.steps if totals.taken is None else totals.taken
+    counted = jnp.broadcast_to(taken > 0, cost.shape) | (totals.steps == 0)
+    agents = root(cost / (jnp.maximum(taken, 1) * targets.shape[1]))
     not_finite = ~jnp.isfinite(cost)
-    worst = jnp.argmax(jnp.where(not_finite, jnp.inf, cost))
+    worst = jnp.argmax(jnp.where(not_finite, jnp.inf, jnp.where(counted, agents, -jnp.inf)))
     nan = jnp.asarray(jnp.nan, cost.dtype)
     return Summary(
         server_rmse=rmse(server, targets, known),
         mean_field_rmse=rmse(mean_field, targets, known),
-        mean_agent_rmse=jnp.mean(agents),
+        mean_agent_rmse=jnp.mean(agents, where=counted),
         worst_agent_rmse=agents[worst],
-        best_agent_rmse=jnp.nanmin(agents),
-        mean_agent_cost=jnp.mean(cost),
+        best_agent_rmse=jnp.nanmin(jnp.where(counted, agents, jnp.nan)),
+        mean_agent_cost=jnp.mean(cost, where=counted),
         worst_agent_cost=cost[worst],
-        best_agent_cost=jnp.nanmin(cost),
-        agent_cost_variance=jnp.var(cost),
+        best_agent_cost=jnp.nanmin(jnp.where(counted, cost, jnp.nan)),
+        agent_cost_variance=jnp.var(cost, where=counted),
         worst_agent=worst,
-        mean_agent_effort=jnp.mean(totals.effort.result()),
+        mean_agent_effort=jnp.mean(totals.effort.result(), where=counted),
         best_readout_worst_cost=nan if totals.readout is None else totals.readout.costs().max(),
-        diverged_agents=jnp.sum(not_finite | (agents > lost)),
+        diverged_agents=jnp.sum(not_finite | (counted & (agents > lost))),
         scored_steps=totals.steps,
         persistence_rmse=persistence,
         running_mean_rmse=running_mean,

@@ -15,6 +15,7 @@ from jax import lax
 from memoa_jax.arguments import number, one_of, whole
 from memoa_jax.forecast import ForecastGame
 from memoa_jax.game import FeatureMoments, GameCost
+from memoa_jax.information import Information, offline_gains
 from memoa_jax.linalg import ridge_lanes
 from memoa_jax.memory import History, Window
 from memoa_jax.nash import FeedbackGains, solve_nash
@@ -30,8 +31,10 @@ from memoa_jax.types import (
     static,
 )
 
-Information = Literal["feedback", "offline"]
 GameName = Literal["hindsight", "forecast"]
+FORECAST_COST = GameCost(consensus=10.0, effort=1e-3)
+"""The forecast game's default cost; chosen, with its regression's ridge and discount, on seasonal,
+random-walk, step and logistic series that no published figure of this project is about."""
 
 
 @record
@@ -91,6 +94,7 @@ class HindsightGame:
     sync_every: Array | int
     horizon: int = static()
     information: Information = static()
+    staleness: int = static()
     finite: bool = static()
 
     def init(self, dimensions: Dimensions, num_agents: int, dtype: Any) -> GameState:
@@ -131,50 +135,74 @@ def replay(
     """Solve the game on the window's steps and let the agents live through it once more.
 
     Every agent starts at the y of the window's first step and applies the equilibrium gains to
-    its own realised features; the mean field is the realised one, or in the offline pattern the
-    one that the gains imply. The last state and the last control are the action.
+    its own realised features. The mean field it goes by is the realised one, `staleness` steps
+    late and rolled forward by the gains since; offline it is rolled from the start. The last
+    state and the last control are the action.
     """
     moments = FeatureMoments(mean=history.mean[slots], second=history.second[slots])
     size = population.size if policy.finite else None
     equilibrium = solve_nash(policy.cost, moments, history.targets[slots], size)
+    gains, start = equilibrium.gains, history.origins[slots[0]]
+    if policy.information == "offline":
+        gains = offline_gains(moments, gains, start)
 
     def controls(gains: FeedbackGains, states: Array, mean_field: Array) -> Array:
         common = jnp.sum(gains.mean * mean_field[None], axis=1) + gains.offset
         own = jnp.sum(gains.own[:, :, None] * states[None], axis=1)
         return -(own + common[:, None])
 
-    def live(
-        carry: tuple[Array, Array], step: tuple[Array, FeedbackGains, Array]
-    ) -> tuple[tuple[Array, Array], None]:
-        states, mean_field = carry
-        slot, gains, mean_features = step
-        chosen = controls(gains, states, mean_field)
-        states = states + jnp.sum(window.features[slot] * chosen[None], axis=1)
-        if policy.information == "feedback":
-            mean_field = population.mean(states)
-        else:
-            implied = jnp.sum((gains.own + gains.mean) * mean_field[None], axis=1) + gains.offset
-            mean_field = mean_field - jnp.sum(mean_features * implied[None], axis=1)
-        return (states, mean_field), None
+    def live(carry: tuple[Array, Array], step: Array) -> tuple[tuple[Array, Array], Array]:
+        states, path = carry  # path [T + 1, d]: the realised mean field so far
+        now = gains_of(step)
+        chosen = controls(now, states, known_mean(step, path))
+        states = states + jnp.sum(window.features[slots[step]] * chosen[None], axis=1)
+        return (states, path.at[step + 1].set(population.mean(states))), chosen
 
-    start = history.origins[slots[0]]
+    def gains_of(step: Array) -> FeedbackGains:
+        return jax.tree.map(lambda leaf: leaf[step], gains)
+
+    def known_mean(step: Array, path: Array) -> Array:
+        """Roll the last mean field that agents were told of forward to the step, by the gains."""
+        told = jnp.maximum(step - policy.staleness, 0)
+        mean_field = path[told]
+        for ahead in range(min(policy.staleness, policy.horizon - 1)):
+            then = jnp.minimum(told + ahead, policy.horizon - 1)
+            by = gains_of(then)
+            implied = jnp.sum((by.own + by.mean) * mean_field[None], axis=1) + by.offset
+            rolled = mean_field - jnp.sum(moments.mean[then] * implied[None], axis=1)
+            mean_field = jnp.where(told + ahead < step, rolled, mean_field)
+        return mean_field
+
     everyone = jnp.broadcast_to(start[:, None], window.pending_base.shape)
-    steps = (slots, equilibrium.gains, moments.mean)
-    before = jax.tree.map(lambda leaf: leaf[:-1], steps)
-    (states, mean_field), _ = lax.scan(live, (everyone, start), before)
+    path = jnp.zeros((policy.horizon + 1, *start.shape), start.dtype).at[0].set(start)
+    steps = jnp.arange(policy.horizon)
+    (states, path), _ = lax.scan(
+        lambda carry, step: (live(carry, step)[0], None), (everyone, path), steps[:-1]
+    )
     # The last step is written out because its control is wanted.
-    slot, gains, _ = jax.tree.map(lambda leaf: leaf[-1], steps)
-    control = controls(gains, states, mean_field)
-    base = states + jnp.sum(window.features[slot] * control[None], axis=1)
+    (base, _), control = live((states, path), steps[-1])
     return Action(base=base, control=control, status=equilibrium.status)
 
 
 def _forecast(
-    owner: str, cost: GameCost, ridge: Scalar, discount: Scalar, finite: bool
+    owner: str,
+    cost: GameCost | None,
+    ridge: Scalar,
+    discount: Scalar,
+    staleness: int,
+    *,
+    finite: bool,
 ) -> ForecastGame:
     number(owner, "ridge", ridge, "> 0", lambda value: value > 0)
     number(owner, "discount", discount, "in (0, 1]", lambda value: 0 < value <= 1)
-    return ForecastGame(cost=cost, ridge=ridge, discount=discount, finite=finite)
+    whole(owner, "staleness", staleness, 0)
+    return ForecastGame(
+        cost=FORECAST_COST if cost is None else cost,
+        ridge=ridge,
+        discount=discount,
+        staleness=staleness,
+        finite=finite,
+    )
 
 
 def greedy(
@@ -182,7 +210,7 @@ def greedy(
     window: int = 3,
     game: GameName = "hindsight",
     ridge: Scalar = 0.1,
-    discount: Scalar = 0.98,
+    discount: Scalar = 0.999,
 ) -> Greedy | ForecastGame:
     """Make the greedy baseline: each agent fits its own recent residuals and looks no further.
 
@@ -201,7 +229,7 @@ def greedy(
 
     Args:
       cost: of which effort (> 0, per squared control) and forgetting (per step) are used;
-        default effort 10 (for the forecaster: tracking and effort, default `GameCost()`).
+        default effort 10 (for the forecaster: tracking and effort, of `FORECAST_COST`).
       window: W, steps fitted; static.
       game: "hindsight" for the window ridge above, or "forecast"; static.
       ridge: of the forecast's regression, > 0.
@@ -219,9 +247,9 @@ def greedy(
     whole("greedy", "window", window)
     one_of("greedy", "game", game, get_args(GameName))
     if game == "forecast":
-        cost = GameCost() if cost is None else cost
+        cost = FORECAST_COST if cost is None else cost
         alone = GameCost(cost.tracking, 0.0, 0.0, cost.effort, cost.forgetting)
-        return _forecast("greedy", alone, ridge, discount, finite=False)
+        return _forecast("greedy", alone, ridge, discount, 0, finite=False)
     return Greedy(cost=GameCost(effort=10.0) if cost is None else cost, window=window)
 
 
@@ -231,10 +259,11 @@ def decentralized(
     window: int = 3,
     sync_every: int | Array = 1,
     information: Information = "feedback",
+    staleness: int = 0,
     game: GameName = "hindsight",
     greedy_effort: Scalar | None = None,
     ridge: Scalar = 0.1,
-    discount: Scalar = 0.98,
+    discount: Scalar = 0.999,
 ) -> HindsightGame | ForecastGame:
     """Make the decentralized policy: the closed-form mean-field equilibrium, agent by agent.
 
@@ -253,12 +282,16 @@ def decentralized(
     game with consensus = ensemble = 0.
 
     Args:
-      cost: the game's cost; `effort` > 0.
+      cost: the game's cost; `effort` > 0. Default `GameCost()`, for the forecast game
+        `FORECAST_COST`.
       horizon: T, steps per game; static.
       window: of the greedy steps; static.
       sync_every: steps between games, >= 1; may be traced.
       information: "feedback" (the realised mean field of the replay is broadcast) or "offline"
         (agents roll the mean field that the gains imply); static.
+      staleness: steps by which the broadcast mean field comes late, >= 0; agents roll it forward
+        by the gains since (in the forecast game they use the mean move of so many steps ago);
+        static.
       game: "hindsight", the game above, or "forecast", the one-step game on the agents' own
         forecasts (`memoa_jax.forecast`), played at every step; static.
       greedy_effort: effort of the greedy steps; default the game's.
@@ -274,12 +307,19 @@ def decentralized(
       >>> decentralized(GameCost(consensus=2.0), horizon=5).cost.consensus
       2.0
     """
-    cost = GameCost() if cost is None else cost
     one_of("decentralized", "game", game, get_args(GameName))
     if game == "forecast":
-        return _forecast("decentralized", cost, ridge, discount, finite=False)
+        return _forecast("decentralized", cost, ridge, discount, staleness, finite=False)
     return _hindsight(
-        "decentralized", cost, horizon, window, sync_every, information, greedy_effort, False
+        "decentralized",
+        GameCost() if cost is None else cost,
+        horizon,
+        window,
+        sync_every,
+        information,
+        staleness,
+        greedy_effort,
+        finite=False,
     )
 
 
@@ -289,10 +329,11 @@ def centralized(
     window: int = 3,
     sync_every: int | Array = 1,
     information: Information = "feedback",
+    staleness: int = 0,
     game: GameName = "hindsight",
     greedy_effort: Scalar | None = None,
     ridge: Scalar = 0.1,
-    discount: Scalar = 0.98,
+    discount: Scalar = 0.999,
 ) -> HindsightGame | ForecastGame:
     """Make the centralized policy: the exact Nash equilibrium for the run's N agents.
 
@@ -307,6 +348,7 @@ def centralized(
       window: of the greedy steps; static.
       sync_every: steps between games, >= 1; may be traced.
       information: "feedback" or "offline"; static.
+      staleness: steps by which the mean field comes late; static.
       game: "hindsight" or "forecast"; static.
       greedy_effort: effort of the greedy steps; default the game's.
       ridge: of the forecast's regression, > 0.
@@ -321,12 +363,19 @@ def centralized(
       >>> centralized().finite
       True
     """
-    cost = GameCost() if cost is None else cost
     one_of("centralized", "game", game, get_args(GameName))
     if game == "forecast":
-        return _forecast("centralized", cost, ridge, discount, finite=True)
+        return _forecast("centralized", cost, ridge, discount, staleness, finite=True)
     return _hindsight(
-        "centralized", cost, horizon, window, sync_every, information, greedy_effort, True
+        "centralized",
+        GameCost() if cost is None else cost,
+        horizon,
+        window,
+        sync_every,
+        information,
+        staleness,
+        greedy_effort,
+        finite=True,
     )
 
 
@@ -337,7 +386,9 @@ def _hindsight(
     window: int,
     sync_every: int | Array,
     information: Information,
+    staleness: int,
     greedy_effort: Scalar | None,
+    *,
     finite: bool,
 ) -> HindsightGame:
     whole(owner, "horizon", horizon)
@@ -345,6 +396,12 @@ def _hindsight(
     if not isinstance(sync_every, jax.Array):
         whole(owner, "sync_every", sync_every)
     one_of(owner, "information", information, get_args(Information))
+    whole(owner, "staleness", staleness, 0)
+    if staleness and information == "offline":
+        raise ValueError(
+            f"{owner}: staleness = {staleness}: allowed is 0 with information = 'offline', where "
+            "no mean field is broadcast at all"
+        )
     local = GameCost(
         effort=cost.effort if greedy_effort is None else greedy_effort, forgetting=cost.forgetting
     )
@@ -354,5 +411,6 @@ def _hindsight(
         sync_every=sync_every,
         horizon=horizon,
         information=information,
+        staleness=staleness,
         finite=finite,
     )

@@ -28,6 +28,7 @@ from memoa_jax.types import (
     Encoder,
     Mixture,
     Observation,
+    Participation,
     Policy,
     Population,
     Status,
@@ -41,7 +42,7 @@ DEFAULT_CHUNK = 512
 
 @record
 class Program:
-    """What does not change during a run: the three parts, the agents and their parameters."""
+    """What does not change during a run: the parts, the agents and their parameters."""
 
     encoder: Encoder
     policy: Policy
@@ -49,6 +50,7 @@ class Program:
     parameters: Tree
     agents: Agents
     population: Population
+    participation: Participation | None
     recorded_agents: Array
     recorded_fields: tuple[Field, ...] = static()
 
@@ -58,8 +60,9 @@ class State:
     """Exactly what the next step needs.
 
     `step` is t; `prediction` [d, N], its mean over agents `mean_field` [d] and `server` [d] were
-    made for time t; `target` [d] is the last observed value. The rest belongs to the parts that
-    made it. `status` holds the bits of `Status` met so far.
+    made for time t, by the agents `present` [N] at step t-1 (None: all); `target` [d] is the last
+    observed value. The rest belongs to the parts that made it. `status` holds the bits of
+    `Status` met so far.
     """
 
     step: Array
@@ -70,6 +73,8 @@ class State:
     encoder: Tree
     policy: Tree
     mixture: Tree
+    participation: Tree
+    present: Array | None
     totals: AgentTotals
     status: Array
 
@@ -118,11 +123,16 @@ def advance(program: Program, state: State, point: Point) -> tuple[State, Info]:
 
     Y^i_{t+1} = base^i + Z^i_t beta^i_t; O(N) arithmetic, sums over agents of size O(d^2 p^2).
     """
-    step, population = state.step, program.population
+    step = state.step
     target = jnp.where(point.known, point.target, state.target)
     encoder_state, features = program.encoder.encode(
         program.parameters, state.encoder, program.agents, point.inputs, step
     )
+    participation, present = state.participation, None
+    if program.participation is not None:
+        participation, present = program.participation.present(participation, program.agents, step)
+    population = program.population.among(present)
+    features = population.only_present(features)
     observation = Observation(
         step=step,
         target=target,
@@ -130,18 +140,25 @@ def advance(program: Program, state: State, point: Point) -> tuple[State, Info]:
         prediction=state.prediction,
         features=features,
         population=population,
+        voters=program.population.among(state.present),
     )
     policy_state, action = program.policy.act(state.policy, observation)
-    prediction = action.base + jnp.sum(features * action.control[None], axis=1)
+    control = population.only_present(action.control)
+    prediction = action.base + jnp.sum(features * control[None], axis=1)
     mixture_state, server = program.mixture.mix(state.mixture, observation, prediction)
     totals = state.totals.score(
         error=state.prediction - target[:, None],
         counted=point.known & (step > 0),
+        voters=state.present,
         move=target - state.target,
-        control=action.control,
+        control=control,
         features=features,
     )
     mean_field = population.mean(prediction)
+    if present is not None:
+        # Where nobody is, the last value stands in for everybody's prediction.
+        deserted = ~(population.largest(jnp.ones_like(prediction[0])) > 0)
+        server, mean_field = (jnp.where(deserted, target, x) for x in (server, mean_field))
     # One agent's overflow or NaN shows in the sum over all agents.
     lost = ~jnp.all(jnp.isfinite(mean_field))
     info = Info(
@@ -152,7 +169,7 @@ def advance(program: Program, state: State, point: Point) -> tuple[State, Info]:
             program.recorded_agents,
             {
                 "prediction": lambda: state.prediction,
-                "control": lambda: action.control,
+                "control": lambda: control,
                 "features": lambda: features,
                 "weights": lambda: program.mixture.weights(mixture_state, population),
             },
@@ -167,6 +184,8 @@ def advance(program: Program, state: State, point: Point) -> tuple[State, Info]:
         encoder=encoder_state,
         policy=policy_state,
         mixture=mixture_state,
+        participation=participation,
+        present=present,
         totals=totals,
         status=state.status | action.status | jnp.where(lost, Status.NON_FINITE, 0),
     )
@@ -202,6 +221,7 @@ def _begin(
     encoder: Encoder,
     policy: Policy,
     mixture: Mixture,
+    participation: Participation | None,
     key: Array,
     first_target: Array,
     recorded_agents: Array,
@@ -222,6 +242,7 @@ def _begin(
         parameters=parameters,
         agents=agents,
         population=Population(size=jnp.asarray(num_agents, dtype)),
+        participation=participation,
         recorded_agents=recorded_agents,
         recorded_fields=fields,
     )
@@ -234,7 +255,13 @@ def _begin(
         encoder=encoder.init(parameters, agents, dimensions, dtype),
         policy=policy.init(dimensions, num_agents, dtype),
         mixture=mixture.init(dimensions, num_agents, dtype),
-        totals=AgentTotals.empty(dimensions, num_agents, dtype, best_readout),
+        participation=None
+        if participation is None
+        else participation.init(agents, dimensions.points),
+        present=None if participation is None else jnp.ones(num_agents, bool),
+        totals=AgentTotals.empty(
+            dimensions, num_agents, dtype, best_readout=best_readout, everyone=participation is None
+        ),
         status=jnp.int32(Status.OK),
     )
     return program, state
@@ -252,6 +279,7 @@ def simulate(
     chunk: int | None = None,
     dtype: str = "float32",
     best_readout: bool = False,
+    participation: Participation | None = None,
     on_chunk: Callable[[int, int], None] | None = None,
 ) -> Result:
     """Run a population of agents through a series, one step at a time, and score it.
@@ -277,6 +305,7 @@ def simulate(
         transformation); the last chunk is padded. It changes no bit of the result.
       dtype: "float32", or "float64" where 64-bit is enabled.
       best_readout: also accumulate the best fixed read-out in hindsight (p^2 numbers per agent).
+      participation: who is present when (see `memoa_jax.participation`); None: everybody, always.
       on_chunk: called with (steps done, steps in all) after every chunk.
 
     Returns:
@@ -313,6 +342,7 @@ def simulate(
         encoder,
         policy,
         mixture,
+        participation,
         key,
         jnp.asarray(targets[0], dtype),
         jnp.asarray(record.agents, jnp.int32),

@@ -104,22 +104,45 @@ def _whole(partial: Array) -> Array:
 class Population:
     """What a block may ask of the whole population: its size, and sums over all its agents.
 
-    `size` is the number of agents, a traced scalar. `combine` turns a block's partial sum into
-    the sum over *all* blocks of the population (it does nothing where one block holds them
-    all). These sums are the only way in which agents influence one another, so where they live
-    is a matter of placement alone.
+    `size` is the number of agents that take part, a traced scalar; `present` [N] says which of
+    the block's agents those are (None: all), and no other agent enters a sum. `combine` and
+    `widest` turn a block's partial sum or maximum into that over *all* blocks of the population
+    (they do nothing where one block holds them all). These sums are the only way in which agents
+    influence one another, so where they live is a matter of placement alone.
     """
 
     size: Array
+    present: Array | None = None
     combine: Callable[[Array], Array] = static(default=_whole)
+    widest: Callable[[Array], Array] = static(default=_whole)
+
+    def among(self, present: Array | None) -> Population:
+        """Return the population of those present; an empty one has size 1, and sums of zero."""
+        if present is None:
+            return self
+        count = dataclasses.replace(self, present=present).total(
+            jnp.ones(present.shape, self.size.dtype)
+        )
+        return dataclasses.replace(self, size=jnp.maximum(count, 1.0), present=present)
+
+    def only_present(self, values: Array, otherwise: float = 0.0) -> Array:
+        """Replace what belongs to absent agents in a block's ``[..., N]`` array."""
+        if self.present is None:
+            return values
+        present = self.present.reshape((1,) * (values.ndim - 1) + self.present.shape)
+        return jnp.where(present, values, otherwise)
 
     def total(self, values: Array) -> Array:
         """Sum a block's ``[..., N]`` array over all agents of the population."""
-        return self.combine(jnp.sum(values, axis=-1))
+        return self.combine(jnp.sum(self.only_present(values), axis=-1))
 
     def mean(self, values: Array) -> Array:
         """Average a block's ``[..., N]`` array over all agents of the population."""
         return self.total(values) / self.size
+
+    def largest(self, values: Array) -> Array:
+        """Return the maximum of a block's ``[..., N]`` array over all agents."""
+        return self.widest(jnp.max(self.only_present(values, -jnp.inf), axis=-1))
 
     def products(self, left: Array, right: Array) -> Array:
         """Return sum_i left_i right_i' over all agents, [m, r], for ``[m, N]`` and ``[r, N]``."""
@@ -127,6 +150,7 @@ class Population:
             return self.total(left[:, None] * right[None])
         # As a matrix product: ten times faster than summing the m r products one by one. Not
         # so for a single one, which the library adds up in one float32 running sum.
+        left = self.only_present(left)
         product = jnp.matmul(left, right.T, precision=jax.lax.Precision.HIGHEST)
         return self.combine(product)
 
@@ -137,7 +161,10 @@ class Observation:
 
     `step` is t. `target` [d] is y_t and `known` says whether it was observed; when it was
     not, `target` is the last observed value. `prediction` [d, N] is what each agent predicted
-    for time t before y_t was seen; `features` [d, p, N] are Z_t.
+    for time t before y_t was seen; `features` [d, p, N] are Z_t, zero for agents that are absent.
+    `population` is that of the agents present at step t; `voters` of those that were present at
+    step t-1, whose predictions for time t stand in `prediction` (an absent agent's does not
+    count).
     """
 
     step: Array
@@ -146,6 +173,7 @@ class Observation:
     prediction: Array
     features: Array
     population: Population
+    voters: Population
 
 
 @record
@@ -224,6 +252,18 @@ class Mixture(Protocol):
 
     def weights(self, state: Tree, population: Population) -> Array:
         """Return the block's current weights [N]."""
+        ...
+
+
+class Participation(Protocol):
+    """Decides who takes part at each step. Data (a pytree) plus two pure functions."""
+
+    def init(self, agents: Agents, points: int) -> Tree:
+        """Return the state before step 0."""
+        ...
+
+    def present(self, state: Tree, agents: Agents, step: Array) -> tuple[Tree, Array]:
+        """Return the next state and who is present at a step, bool [N]."""
         ...
 
 

@@ -73,6 +73,7 @@ def observations(count, dtype):
         prediction=draw(OUTPUTS, count),
         features=draw(OUTPUTS, FEATURES, count),
         population=Population(jnp.full((POINTS,), count, dtype)),
+        voters=Population(jnp.full((POINTS,), count, dtype)),
     )
 
 
