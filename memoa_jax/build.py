@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memoa_jax import download, encoders, mixture, policies
-from memoa_jax.config import (
-    POLICIES,
-    Boc,
-    Config,
-    Ett,
-    GivenFeatures,
-    OwnTable,
-    Published,
-    Table,
-    kind_of,
-)
+from memoa_jax import download, encoders, experts, mixture, participation, policies, scaling
+from memoa_jax.config import POLICIES, Config, GivenFeatures, ParticipationFile
 from memoa_jax.config_faults import ConfigError
+from memoa_jax.config_series import SERIES, Boc, Ett, OwnTable, PublicData
+from memoa_jax.config_values import Table, kind_of
 from memoa_jax.game import GameCost
 from memoa_jax.recording import Record
 from memoa_jax.series import SERIES_KINDS, Series
-from memoa_jax.types import Encoder, Mixture, Policy
+from memoa_jax.types import Encoder, Mixture, Participation, Policy
 
+MIXTURE_KINDS: Mapping[str, Callable[..., Mixture]] = {
+    "ridge": mixture.ridge_mixture,
+    "uniform": mixture.uniform_mixture,
+    "ewa": experts.exponential_weights,
+    "boa": experts.bernstein_aggregation,
+    "mlpoly": experts.polynomial_potentials,
+    "fixed_share": experts.fixed_share,
+}
+PARTICIPATION_KINDS: Mapping[str, Callable[..., Participation]] = {
+    "bernoulli": participation.bernoulli,
+    "markov": participation.markov,
+    "late": participation.late_joiners,
+}
 _DOWNLOADS = {Boc: download.BANK_OF_CANADA, Ett: download.ETT_H1}
 
 
@@ -34,21 +41,25 @@ def _keys(table: Table, *without: str) -> dict[str, Any]:
     return table.model_dump(exclude={"kind", "name", *without})
 
 
-def series_file(table: Table) -> Path | None:
+def series_file(table: SERIES) -> Path | None:
     """Return the file that a series is read from, downloading it first; None if it has none."""
-    if isinstance(table, Published) and table.path is None:
+    if isinstance(table, PublicData) and table.path is None:
         return download.fetch(_DOWNLOADS[type(table)], url=table.url, cache=table.cache)
-    return Path(table.path) if isinstance(table, OwnTable | Published) and table.path else None
+    return Path(table.path) if isinstance(table, OwnTable | PublicData) and table.path else None
 
 
-def series(table: Table) -> Series:
-    """Build the series of a config."""
-    keys = _keys(table)
-    if isinstance(table, OwnTable | Published):
+def series(table: SERIES) -> Series:
+    """Build the series of a config, under the name that the config gives it."""
+    keys = _keys(table, "standardise", "published")
+    if isinstance(table, OwnTable | PublicData):
         keys["path"] = series_file(table)
     if isinstance(table, OwnTable):
-        keys |= {"name": table.name, "rows": tuple(table.rows) if table.rows else None}
-    return SERIES_KINDS[kind_of(type(table))](**keys)
+        keys["rows"] = tuple(table.rows) if table.rows else None
+    built = SERIES_KINDS[kind_of(type(table))](**keys)
+    if table.standardise:
+        wanted = "levels" if table.standardise is True else table.standardise
+        built = scaling.standardise(built, wanted)
+    return dataclasses.replace(built, name=table.name) if table.name else built
 
 
 def encoder(config: Config, points: int) -> Encoder:
@@ -66,17 +77,7 @@ def encoder(config: Config, points: int) -> Encoder:
 def _given(table: GivenFeatures, points: int, agents: int) -> NDArray[Any]:
     """Read precomputed features [n, N, d, p]."""
     where = f"encoder.path = {table.path}"
-    try:
-        content = np.load(table.path, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            features = content
-        elif table.array in content.files:
-            features = content[table.array]
-        else:
-            names = ", ".join(content.files)
-            raise ConfigError([f"{where}: no array {table.array}; allowed: {names}"])
-    except (OSError, ValueError, EOFError) as error:
-        raise ConfigError([f"{where}: not a NumPy file ({error})"]) from None
+    features = _array(where, table.path, table.array)
     if features.dtype.kind not in "iuf" or features.ndim != 4:
         shape = f"{features.dtype} of shape {features.shape}"
         raise ConfigError([f"{where}: {shape}: allowed is numbers of shape [n, N, d, p]"])
@@ -84,6 +85,19 @@ def _given(table: GivenFeatures, points: int, agents: int) -> NDArray[Any]:
         found = f"features of {features.shape[0]} points and {features.shape[1]} agents"
         raise ConfigError([f"{where}: {found}: allowed is {points} points and {agents} agents"])
     return features
+
+
+def _array(where: str, path: str, name: str) -> NDArray[Any]:
+    """Read one array of a NumPy file; `where` is what to call it in a fault."""
+    try:
+        content = np.load(path, allow_pickle=False)
+        if isinstance(content, np.ndarray):
+            return content
+        if name in content.files:
+            return np.asarray(content[name])
+        raise ConfigError([f"{where}: no array {name}; allowed: {', '.join(content.files)}"])
+    except (OSError, ValueError, EOFError) as error:
+        raise ConfigError([f"{where}: not a NumPy file ({error})"]) from None
 
 
 def policy(table: POLICIES) -> Policy:
@@ -96,7 +110,26 @@ def policy(table: POLICIES) -> Policy:
 
 def server_mixture(config: Config) -> Mixture:
     """Build the server's mixture."""
-    return mixture.ridge_mixture(**_keys(config.mixture))
+    return MIXTURE_KINDS[kind_of(type(config.mixture))](**_keys(config.mixture))
+
+
+def present(config: Config, points: int) -> Participation | None:
+    """Build who takes part when, in a run of `points` points; None is everybody, always."""
+    table = config.participation
+    if table is None:
+        return None
+    if not isinstance(table, ParticipationFile):
+        return PARTICIPATION_KINDS[kind_of(type(table))](**_keys(table))
+    where = f"participation.path = {table.path}"
+    mask = _array(where, table.path, table.array)
+    if mask.dtype != bool or mask.ndim != 2:
+        shape = f"{mask.dtype} of shape {mask.shape}"
+        raise ConfigError([f"{where}: {shape}: allowed is true and false of shape [n, N]"])
+    if mask.shape[0] < points or mask.shape[1] != config.agents:
+        found = f"{mask.shape[0]} points and {mask.shape[1]} agents"
+        allowed = f"{points} points or more and {config.agents} agents"
+        raise ConfigError([f"{where}: {found}: allowed is {allowed}"])
+    return participation.given_participation(mask[:points])
 
 
 def record(config: Config) -> Record | None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TextIO
 from memoa_jax._version import __version__
 
 if TYPE_CHECKING:
-    from memoa_jax.config import Config
+    from memoa_jax.config import Config, Study
 
 BAD_BUILDS = {
     "0.10.2": "computes wrong numbers on CPU (jax issue 39103)",
@@ -121,8 +121,8 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="change one key, such as agents=50 or policy.greedy.window=5; policies by name, "
-        "kind or number; file names from the working directory; may be repeated",
+        help="change one key, such as agents=50 or policy.greedy.window=5; tables of a list by "
+        "name, kind or number; file names from the working directory; may be repeated",
     )
 
 
@@ -141,7 +141,7 @@ def _fail(code: int, *lines: str) -> int:
     return code
 
 
-def _load(parsed: argparse.Namespace) -> Config | None:
+def _load(parsed: argparse.Namespace) -> Config | Study | None:
     """Load the config, or tell its faults."""
     from memoa_jax.config_faults import ConfigError
     from memoa_jax.config_file import load
@@ -157,8 +157,17 @@ def _validate(parsed: argparse.Namespace) -> int:
     config = _load(parsed)
     if config is None:
         return WRONG
+    from memoa_jax.config import Study, label
+
     policies = ", ".join(policy.name for policy in config.policy)
-    print(f"{parsed.config}: valid: {config.agents:,} agents, {config.series.kind}, {policies}")
+    if isinstance(config, Study):
+        what = (
+            f"{' '.join(map(label, config.series))} x {' '.join(map(label, config.encoder))} x "
+            f"seeds {' '.join(map(str, config.all_seeds))}"
+        )
+    else:
+        what = config.series.kind
+    print(f"{parsed.config}: valid: {config.agents:,} agents, {what}, {policies}")
     return OK
 
 
@@ -170,6 +179,7 @@ def _list(_: argparse.Namespace) -> int:
         "encoder": "encoders",
         "mixture": "mixtures",
         "policy": "policies",
+        "participation": "participations",
     }
     for family, title in titles.items():
         print(f"{title}:")
@@ -191,23 +201,30 @@ def _run(parsed: argparse.Namespace) -> int:
 
     if config.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
+    from memoa_jax import report, study_report
+    from memoa_jax.config import Study
     from memoa_jax.config_faults import ConfigError
-    from memoa_jax.report import table, to_json
     from memoa_jax.run import RunError, run
+    from memoa_jax.study import run_study
 
     try:
-        summary = run(config, folder, say=_tell)
+        if isinstance(config, Study):
+            summary = run_study(config, folder, say=_tell)
+        else:
+            summary = run(config, folder, say=_tell)
     except ConfigError as error:
         return _fail(WRONG, *(f"{parsed.config}: {line}" for line in error.faults))
     except RunError as error:
         return _fail(FAILED, str(error))
     except OSError as error:
         return _fail(FAILED, f"{folder}: results cannot be written ({error.strerror})")
-    print(to_json(summary) if parsed.format == "json" else table(summary) + "\n", end="")
+    reader = study_report if isinstance(config, Study) else report
+    shown = report.to_json(summary) if parsed.format == "json" else reader.table(summary) + "\n"
+    print(shown, end="")
     _tell(f"results in {folder}")
     if summary["interrupted"]:
-        return _fail(INTERRUPTED, f"interrupted; not run: {', '.join(summary['not_run'])}")
-    if all(policy["server_rmse"] is None for policy in summary["policies"].values()):
+        return _fail(INTERRUPTED, f"interrupted; not run: {', '.join(reader.left(summary))}")
+    if reader.lost(summary):
         return _fail(FAILED, "no policy kept a finite server output: see the notes of the table")
     return OK
 

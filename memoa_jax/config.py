@@ -8,205 +8,31 @@ the text of a fault. The first docstring line of a kind is its line in `memoa li
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-Number = Annotated[float, Field(allow_inf_nan=False, description="a finite number")]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number > 0")]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, description="a number >= 0")]
-Discount = Annotated[
-    float, Field(gt=0, le=1, allow_inf_nan=False, description="a number > 0 and <= 1")
-]
-Whole = Annotated[int, Field(ge=0, le=2**31 - 1, description="a whole number >= 0")]
-Count = Annotated[int, Field(ge=1, le=2**31 - 1, description="a whole number >= 1")]
-Seed = Annotated[int, Field(ge=0, lt=2**32, description="a whole number from 0 to 4294967295")]
-Flag = Annotated[bool, Field(description="true or false")]
-Label = Annotated[
-    str,
-    Field(
-        pattern=r"^[A-Za-z][A-Za-z0-9_-]*$",
-        description="a name of letters, digits, '_' and '-' that starts with a letter",
-    ),
-]
-FileName = Annotated[
-    str,
-    Field(
-        pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$",
-        max_length=100,
-        description="a name of letters, digits, '_', '-' and '.', fit for a folder",
-    ),
-]
-Path = Annotated[
-    str, Field(min_length=1, description="the path of a file, relative to the config's folder")
-]
-GameName = Literal["hindsight", "forecast"]
-Text = Annotated[str, Field(min_length=1, description="a text that is not empty")]
-
-
-def _check_lags(value: Any) -> Any:
-    rows = list(value.values()) if isinstance(value, dict) else [value]
-    if not rows or not all(
-        isinstance(row, list) and row and all(type(lag) is int and lag >= 0 for lag in row)
-        for row in rows
-    ):
-        raise ValueError("no lags")
-    return value
-
-
-Lags = Annotated[
-    Any,
-    AfterValidator(_check_lags),
-    Field(description="a list of whole numbers >= 0, or a table with such a list per input"),
-]
-
-
-class Table(BaseModel):
-    """A table of the file: unknown keys are faults, nothing is converted, nothing changes."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-
-class Periodic(Table):
-    """levels 5, 6, 12, 20 in turn, scaled to [-0.9, 0.9]"""
-
-    kind: Literal["periodic"]
-    steps: Count = 200
-
-
-class Logistic(Table):
-    """logistic map whose rate swings through chaos"""
-
-    kind: Literal["logistic"]
-    steps: Count = 200
-
-
-class ConceptDrift(Table):
-    """the law from inputs to two targets turns into another half-way"""
-
-    kind: Literal["concept_drift"]
-    steps: Count = 200
-    outputs: Literal["both", "second"] = "both"
-
-
-class Brownian(Table):
-    """Brownian motion with drift: nothing beats persistence at drift 0"""
-
-    kind: Literal["brownian"]
-    steps: Count = 200
-    volatility: NonNegative = 0.1
-    drift: Number = 0.0
-    outputs: Count = 1
-    seed: Seed = 0
-
-
-class RandomWalk(Table):
-    """a fair coin per step and output"""
-
-    kind: Literal["random_walk"]
-    steps: Count = 200
-    size: NonNegative = 0.1
-    outputs: Count = 1
-    seed: Seed = 0
-
-
-class StepChange(Table):
-    """a noisy level that jumps from time to time"""
-
-    kind: Literal["step_change"]
-    steps: Count = 200
-    every: Count = 50
-    jump: NonNegative = 1.0
-    noise: NonNegative = 0.05
-    seed: Seed = 0
-
-
-class Seasonal(Table):
-    """a wave, a trend and noise"""
-
-    kind: Literal["seasonal"]
-    steps: Count = 200
-    period: Annotated[
-        float, Field(ge=1, allow_inf_nan=False, description="a number of steps >= 1")
-    ] = 12.0
-    amplitude: Number = 1.0
-    trend: Number = 0.0
-    noise: NonNegative = 0.1
-    seed: Seed = 0
-
-
-class Co2(Table):
-    """weekly carbon dioxide at Mauna Loa with its real gaps (in the package)"""
-
-    kind: Literal["co2"]
-    steps: Count | None = None
-
-
-class Sunspots(Table):
-    """monthly mean sunspot numbers since 1749 (in the package)"""
-
-    kind: Literal["sunspots"]
-    steps: Count | None = None
-
-
-class Published(Table):
-    """The keys of a public data set: a local copy, or a download kept in a cache."""
-
-    path: Path | None = None
-    window: Literal["main", "validation"] = "main"
-    steps: Count | None = None
-    url: Text | None = None
-    cache: Text | None = None
-
-
-class Boc(Published):
-    """Bank of Canada closing rates: the USD from five currencies (a CSV, or a download)"""
-
-    kind: Literal["boc"]
-
-
-class Ett(Published):
-    """ETTh1, a transformer's oil temperature from its loads (a CSV, or a download)"""
-
-    kind: Literal["ett"]
-
-
-class OwnTable(Table):
-    """your own CSV or NPZ file: columns, lags, rows, units, gaps"""
-
-    kind: Literal["table"]
-    path: Path
-    targets: list[Text] | None = None
-    inputs: list[Text] | None = None
-    lags: Lags = [0]
-    rows: (
-        Annotated[
-            list[Whole],
-            Field(min_length=2, max_length=2, description="[start, stop], the stop row excluded"),
-        ]
-        | None
-    ) = None
-    scaling: Literal["none", "window_max", "column_max", "minmax", "prefix"] = "none"
-    prefix: Annotated[int, Field(ge=2, description="a number of rows >= 2")] | None = None
-    missing: Literal["error", "forward_fill", "mask"] = "error"
-    before: Literal["zero", "first"] = "zero"
-    name: Text = "table"
-
-
-SERIES: TypeAlias = (
-    Periodic
-    | Logistic
-    | ConceptDrift
-    | Brownian
-    | RandomWalk
-    | StepChange
-    | Seasonal
-    | Co2
-    | Sunspots
-    | Boc
-    | Ett
-    | OwnTable
+from memoa_jax.config_mixtures import MIXTURES, OneMixture, Ridge
+from memoa_jax.config_series import SERIES
+from memoa_jax.config_values import (
+    Count,
+    FileName,
+    Flag,
+    Inside,
+    Label,
+    NonNegative,
+    Number,
+    Path,
+    Positive,
+    Seed,
+    Share,
+    Table,
+    Whole,
+    members,
 )
+
+GameName = Literal["hindsight", "forecast"]
 
 
 class Views(Table):
@@ -217,7 +43,13 @@ class Views(Table):
     noise: NonNegative = 0.0
 
 
-class RandomFeatures(Table):
+class EncoderTable(Table):
+    """The key of every encoder: the label that it has in a study."""
+
+    name: Label | None = None
+
+
+class RandomFeatures(EncoderTable):
     """relu of a random affine map of the inputs, with fresh noise"""
 
     kind: Literal["random_features"] = "random_features"
@@ -226,7 +58,7 @@ class RandomFeatures(Table):
     views: Views | None = None
 
 
-class EchoState(Table):
+class EchoState(EncoderTable):
     """random recurrent features: each step sees the one before"""
 
     kind: Literal["echo_state"]
@@ -236,7 +68,7 @@ class EchoState(Table):
     views: Views | None = None
 
 
-class GivenFeatures(Table):
+class GivenFeatures(EncoderTable):
     """features computed elsewhere, read from an .npz or .npy file"""
 
     kind: Literal["given"]
@@ -249,15 +81,40 @@ class GivenFeatures(Table):
 ENCODERS: TypeAlias = RandomFeatures | EchoState | GivenFeatures
 
 
-class Ridge(Table):
-    """server weights by ridge regression of the target on the predictions, summing to eta"""
+class Bernoulli(Table):
+    """every agent is present with one probability, at each step anew"""
 
-    kind: Literal["ridge"] = "ridge"
-    kappa: Positive = 1.0
-    eta: Number = 1.0
+    kind: Literal["bernoulli"]
+    probability: Share
 
 
-MIXTURES: TypeAlias = Ridge
+class Markov(Table):
+    """agents come and go: chances per step to leave and to join"""
+
+    kind: Literal["markov"]
+    leave: Inside
+    join: Share
+
+
+class Late(Table):
+    """agents join one by one, at steps drawn from first to last, and stay"""
+
+    kind: Literal["late"]
+    first: Whole
+    last: Whole
+
+
+class ParticipationFile(Table):
+    """who is present when, from an .npy or .npz file: true and false [n, N]"""
+
+    kind: Literal["file"]
+    path: Path
+    array: Annotated[str, Field(min_length=1, description="the name of an array in the file")] = (
+        "participation"
+    )
+
+
+PARTICIPATIONS: TypeAlias = Bernoulli | Markov | Late | ParticipationFile
 
 
 class Cost(Table):
@@ -278,6 +135,19 @@ class GreedyCost(Table):
     forgetting: NonNegative = 0.0
 
 
+_FORECAST_COST = {"consensus": 10.0, "effort": 1e-3}
+
+
+def _fill_cost(raw: Any, **defaults: float) -> Any:
+    """Return a raw policy whose cost has defaults of its own; it may be wrong in any way."""
+    cost = raw.get("cost", {}) if isinstance(raw, dict) else None
+    return {**raw, "cost": {**defaults, **cost}} if isinstance(cost, dict) else raw
+
+
+def _forecasts(raw: Any) -> bool:
+    return isinstance(raw, dict) and raw.get("game") == "forecast"
+
+
 class Greedy(Table):
     """each agent alone: ridge fit of its last residuals over a window"""
 
@@ -287,17 +157,13 @@ class Greedy(Table):
     window: Count = 3
     game: GameName = "hindsight"
     ridge: Positive = 0.1
-    discount: Discount = 0.98
+    discount: Share = 0.999
 
     @model_validator(mode="before")
     @classmethod
-    def _default_effort(cls, raw: Any) -> Any:
+    def _default_cost(cls, raw: Any) -> Any:
         """Fill in the library's default effort, which is another one for the forecaster."""
-        cost = raw.get("cost", {}) if isinstance(raw, dict) else None
-        if not isinstance(cost, dict):
-            return raw
-        effort = 0.1 if raw.get("game") == "forecast" else 10.0
-        return {**raw, "cost": {"effort": effort, **cost}}
+        return _fill_cost(raw, effort=_FORECAST_COST["effort"] if _forecasts(raw) else 10.0)
 
 
 class Game(Table):
@@ -314,8 +180,15 @@ class Game(Table):
     sync_every: Count = 1
     information: Literal["feedback", "offline"] = "feedback"
     greedy_effort: Positive | None = None
+    staleness: Whole = 0
     ridge: Positive = 0.1
-    discount: Discount = 0.98
+    discount: Share = 0.999
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_cost(cls, raw: Any) -> Any:
+        """Fill in the library's default cost, which is another one for the forecast game."""
+        return _fill_cost(raw, **_FORECAST_COST) if _forecasts(raw) else raw
 
 
 class Decentralized(Game):
@@ -346,9 +219,18 @@ class Run(Table):
 class Record(Table):
     """Agents, steps and fields whose values are kept."""
 
-    agents: list[Whole] = [0]
+    agents: list[Whole] = Field([0])
     steps: list[Whole] | None = None
-    fields: list[Literal["prediction", "control", "features", "weights"]] = ["prediction"]
+    fields: list[Literal["prediction", "control", "features", "weights"]] = Field(["prediction"])
+
+
+OneSeries: TypeAlias = Annotated[SERIES, Field(discriminator="kind")]
+OneEncoder: TypeAlias = Annotated[ENCODERS, Field(discriminator="kind")]
+OneParticipation: TypeAlias = Annotated[PARTICIPATIONS, Field(discriminator="kind")]
+Policies: TypeAlias = Annotated[
+    list[Annotated[POLICIES, Field(discriminator="kind")]],
+    Field(min_length=1, description="one [[policy]] table or more"),
+]
 
 
 class Config(Table):
@@ -358,25 +240,110 @@ class Config(Table):
     seed: Seed = 0
     agents: Count = 1000
     dtype: Literal["float32", "float64"] = "float32"
-    series: Annotated[SERIES, Field(discriminator="kind")]
-    encoder: Annotated[ENCODERS, Field(discriminator="kind")] = RandomFeatures()
-    mixture: MIXTURES = Ridge()
-    policy: Annotated[
-        list[Annotated[POLICIES, Field(discriminator="kind")]],
-        Field(min_length=1, description="one [[policy]] table or more"),
-    ]
+    series: OneSeries
+    encoder: OneEncoder = RandomFeatures()
+    mixture: OneMixture = Ridge()
+    participation: OneParticipation | None = None
+    policy: Policies
     run: Run = Run()
     record: Record | None = None
 
 
-def kind_of(table: type[Table]) -> str:
-    """Return the `kind` that selects a table among its family."""
-    return str(get_args(table.model_fields["kind"].annotation)[0])
+def _check_seeds(value: Any) -> Any:
+    """Return the seeds: those listed, or the first so many."""
+    listed = isinstance(value, list)
+    seeds = value if listed else list(range(value)) if _is_whole(value, 1, MOST_SEEDS) else []
+    if not 1 <= len(seeds) <= MOST_SEEDS or not all(_is_whole(s, 0, 2**32 - 1) for s in seeds):
+        raise ValueError("no seeds")
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("a seed twice")
+    return seeds
 
 
-def members(union: Any) -> dict[str, type[Table]]:
-    """Return a family's tables by kind, in the order they are declared."""
-    return {kind_of(table): table for table in get_args(union) or (union,)}
+def _is_whole(value: Any, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, dict) else value
+
+
+MOST_SEEDS = 10_000
+Seeds = Annotated[
+    Any,
+    AfterValidator(_check_seeds),
+    Field(
+        description="how many (1 to 10000), or a list of different whole numbers from 0 to "
+        "4294967295"
+    ),
+]
+
+
+class Study(Table):
+    """Many runs: every series with every encoder and every seed, the policies on each.
+
+    Its keys are those of `Config`, with several `[[series]]`, `[[encoder]]` or `seeds`. It
+    keeps no trajectories, so it takes no `[record]`.
+    """
+
+    name: FileName
+    seed: Seed = 0
+    seeds: Seeds | None = None
+    agents: Count = 1000
+    dtype: Literal["float32", "float64"] = "float32"
+    series: Annotated[
+        list[OneSeries],
+        BeforeValidator(_as_list),
+        Field(min_length=1, description="one [[series]] table or more"),
+    ]
+    encoder: Annotated[
+        list[OneEncoder],
+        BeforeValidator(_as_list),
+        Field(min_length=1, description="one [[encoder]] table or more"),
+    ] = Field([RandomFeatures()])
+    mixture: OneMixture = Ridge()
+    participation: OneParticipation | None = None
+    policy: Policies
+    run: Run = Run()
+
+    @property
+    def all_seeds(self) -> list[int]:
+        """The seeds, whichever of the two keys gives them."""
+        return self.seeds or [self.seed]
+
+    def cells(self) -> Iterator[Cell]:
+        """Yield the runs that the study is made of."""
+        shared = {
+            key: getattr(self, key) for key in Study.model_fields if key in Config.model_fields
+        }
+        for series in self.series:
+            for encoder in self.encoder:
+                for seed in self.all_seeds:
+                    own = {"series": series, "encoder": encoder, "seed": seed}
+                    yield Cell(label(series), label(encoder), Config(**{**shared, **own}))
+
+
+class Cell(NamedTuple):
+    """One run of a study: the labels of its series and encoder, and the run itself."""
+
+    series: str
+    encoder: str
+    config: Config
+
+    @property
+    def place(self) -> str:
+        """What to call the run on a line of its own."""
+        return f"{self.series}, {self.encoder}, seed {self.config.seed}"
+
+
+def label(table: SERIES | ENCODERS) -> str:
+    """Return what a study calls a series or an encoder: its name, or its kind."""
+    return table.name or table.kind
+
+
+def is_study(raw: dict[str, Any]) -> bool:
+    """Tell whether a raw config names several of something, and so is a `Study`."""
+    return "seeds" in raw or any(isinstance(raw.get(key), list) for key in ("series", "encoder"))
 
 
 FAMILIES = {
@@ -384,5 +351,6 @@ FAMILIES = {
     "encoder": members(ENCODERS),
     "mixture": members(MIXTURES),
     "policy": members(POLICIES),
+    "participation": members(PARTICIPATIONS),
 }
 """Every kind that a config may name, by table."""

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from memoa_jax.config import FAMILIES, Config, Table
+from memoa_jax.config import FAMILIES, Config, Study
+from memoa_jax.config_values import Table, kind_of
 
 Keys = tuple[str | int, ...]
 """Where a value stands in a config: ("policy", 0, "window")."""
@@ -70,26 +71,25 @@ def show(value: Any) -> str:
 
 def _between_keys(raw: dict[str, Any]) -> Iterator[tuple[Keys, str]]:
     """Yield the faults that no single key shows. `raw` may be wrong in any other way too."""
-    policies = raw.get("policy")
-    seen: set[str] = set()
-    for index, policy in enumerate(policies if isinstance(policies, list) else []):
-        if not isinstance(policy, dict) or policy.get("kind") not in FAMILIES["policy"]:
-            continue
-        label = str(policy.get("name", policy["kind"]))
-        if label in ("persistence", "running_mean") or label.startswith("uncoupled"):
-            fault = f"policy.{index}.name = {show(label)}: kept for the run's own comparisons"
-            yield ("policy", index, "name"), fault
-        if label in seen:
-            fault = (
-                f"policy.{index}.name = {show(label)}: taken by another policy; give each its own"
-            )
-            yield ("policy", index, "name"), fault
-        seen.add(label)
-    for table in ("series", "encoder"):
-        node = raw.get(table)
-        path = node.get("path") if isinstance(node, dict) else None
+    for family in ("series", "encoder", "policy"):
+        yield from _labels(raw, family)
+    for keys, node in tables_at(raw, ("series", "encoder", "participation")):
+        path = node.get("path")
         if isinstance(path, str) and path and not Path(path).is_file():
-            yield (table, "path"), f"{table}.path = {json.dumps(path)}: no such file"
+            yield (*keys, "path"), f"{_dotted(keys)}.path = {json.dumps(path)}: no such file"
+    if "seed" in raw and "seeds" in raw:
+        yield ("seeds",), "seeds: seed is given too; allowed is one of them"
+    for keys, policy in tables_at(raw, ["policy"]):
+        late = policy.get("staleness")
+        offline = policy.get("information") == "offline" and policy.get("game") != "forecast"
+        if offline and type(late) is int and late > 0:
+            fault = f'{_dotted(keys)}.staleness = {late}: allowed is 0 with information = "offline"'
+            yield (*keys, "staleness"), fault
+    late = raw.get("participation")
+    first, last = (late.get(key) if isinstance(late, dict) else None for key in ("first", "last"))
+    if type(first) is int and type(last) is int and 0 <= last < first:
+        fault = f"participation.last = {last}: allowed is a whole number >= first, {first}"
+        yield ("participation", "last"), fault
     record, agents = raw.get("record"), raw.get("agents", Config.model_fields["agents"].default)
     wanted = record.get("agents") if isinstance(record, dict) else None
     for index, agent in enumerate(wanted if isinstance(wanted, list) else []):
@@ -98,14 +98,51 @@ def _between_keys(raw: dict[str, Any]) -> Iterator[tuple[Keys, str]]:
             yield ("record", "agents", index), f"{place}: allowed is 0 to {agents - 1}"
 
 
+def tables_at(
+    raw: dict[str, Any], families: Sequence[str]
+) -> Iterator[tuple[Keys, dict[str, Any]]]:
+    """Yield the tables of some families with their places, one or several of each."""
+    for family in families:
+        node = raw.get(family)
+        if isinstance(node, dict):
+            yield (family,), node
+        for index, one in enumerate(node if isinstance(node, list) else []):
+            if isinstance(one, dict):
+                yield (family, index), one
+
+
+def _labels(raw: dict[str, Any], family: str) -> Iterator[tuple[Keys, str]]:
+    """Yield the labels of a list of tables that another one has, or that the run itself uses."""
+    seen: set[str] = set()
+    for keys, table in tables_at(raw, [family]):
+        if not isinstance(raw[family], list) or table.get("kind") not in FAMILIES[family]:
+            continue
+        label = str(table.get("name", table["kind"]))
+        place = f"{_dotted(keys)}.name = {show(label)}"
+        kept = label in ("persistence", "running_mean") or label.startswith("uncoupled")
+        if family == "policy" and kept:
+            yield (*keys, "name"), f"{place}: kept for the run's own comparisons"
+        if label in seen:
+            yield (*keys, "name"), f"{place}: taken by another {family}; give each its own"
+        seen.add(label)
+
+
+def _dotted(keys: Keys) -> str:
+    return ".".join(key if key.isprintable() else repr(key) for key in map(str, keys))
+
+
 def _explain(raw: dict[str, Any], details: ErrorDetails) -> tuple[Keys, str]:
     """Say one fault found by the schema."""
-    keys = _strip_kind(details["loc"])
-    dotted = ".".join(key if key.isprintable() else repr(key) for key in map(str, keys))
+    keys = _place(raw, details["loc"])
+    dotted = _dotted(keys)
     owner, annotation = _walk(raw, keys)
     match details["type"]:
+        case "extra_forbidden" if keys == ("record",):
+            return keys, "record: allowed in a run of one series, one encoder and one seed only"
         case "extra_forbidden":
             known = list(owner.model_fields) if owner else []
+            known += list(Study.model_fields) if owner is Config else []
+            known.sort(key=lambda name: {"kind": 0, "name": 1}.get(name, 2))
             return keys, f"{dotted}: unknown key{did_you_mean(str(keys[-1]), known)}"
         case "union_tag_not_found":
             kinds = ", ".join(FAMILIES[str(keys[0])])
@@ -122,20 +159,26 @@ def _explain(raw: dict[str, Any], details: ErrorDetails) -> tuple[Keys, str]:
     return keys, f"{dotted} = {show(value)}: allowed is {describe(annotation)}{hint}"
 
 
-def _strip_kind(loc: Sequence[str | int]) -> Keys:
-    """Drop the kind that pydantic adds to the place of a fault inside a family's table."""
-    depth = 2 if loc[0] == "policy" else 1
-    family = FAMILIES.get(str(loc[0]), {})
-    # A family of one is no union: nothing was added.
-    if len(family) > 1 and len(loc) > depth and loc[depth] in family:
-        return (*loc[:depth], *loc[depth + 1 :])
-    return tuple(loc)
+def _place(raw: dict[str, Any], loc: Sequence[str | int]) -> Keys:
+    """Return the place of a fault in the file, without what the schema put in between."""
+    first, *rest = loc
+    depth = 1 if rest and isinstance(rest[0], int) else 0
+    family = FAMILIES.get(str(first), {})
+    # The kind of a family's table; a family of one is no union: nothing was added.
+    if len(family) > 1 and len(rest) > depth and rest[depth] in family:
+        del rest[depth]
+    # The number of a table that stands alone in the file, in a study of one series.
+    if depth and isinstance(raw.get(str(first)), dict):
+        del rest[0]
+    return (first, *rest)
 
 
 def _walk(raw: Any, keys: Keys) -> tuple[type[Table] | None, Any]:
     """Return the table that holds `keys`, and the annotation of the value there."""
     owner: type[Table] | None = None
-    annotation: Any = Config
+    # What a study has several of is a list only there.
+    several = keys[0] == "seeds" or isinstance(raw.get(keys[0]), list)
+    annotation: Any = Study if several else Config
     for key in keys:
         owner = _table(annotation, raw)
         if owner is not None:
@@ -167,9 +210,9 @@ def _table(annotation: Any, raw: Any) -> type[Table] | None:
     found = [a for a in _alternatives(annotation) if isinstance(a, type) and issubclass(a, Table)]
     if len(found) > 1:
         kind = raw.get("kind") if isinstance(raw, dict) else None
-        found = [
-            table for table in found if kind in get_args(table.model_fields["kind"].annotation)
-        ]
+        # Where a kind may be left out, it is the family's first.
+        kind = kind_of(found[0]) if kind is None else kind
+        found = [table for table in found if kind_of(table) == kind]
     return found[0] if len(found) == 1 else None
 
 

@@ -14,14 +14,17 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from memoa_jax.config import Config
-from memoa_jax.config_faults import ConfigError, Keys, did_you_mean, explain
+from memoa_jax.config import Config, Study, is_study
+from memoa_jax.config_faults import ConfigError, Keys, did_you_mean, explain, tables_at
 
-_PATHS = (("series", "path"), ("series", "cache"), ("encoder", "path"))
-"""The keys that hold file names."""
+_PATHS = ("path", "cache")
+"""The keys that hold file names, in the tables of `_FAMILIES`."""
+_FAMILIES = ("series", "encoder", "participation")
+_SEEDS: dict[Keys, str] = {("seed",): "seeds", ("seeds",): "seed"}
+"""Which key of a file an override of the other one replaces."""
 
 
-def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
+def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config | Study:
     """Read a config file, apply overrides, and check it against the schema.
 
     File names in the result are absolute: those of the file are taken from its own folder,
@@ -29,7 +32,10 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
 
     Args:
       path: the TOML file.
-      overrides: "a.b=value" each, see `override`.
+      overrides: "a.b=value" each, see `override`. Of `seed` and `seeds` the last one counts.
+
+    Returns:
+      A `Study` if several series, encoders or seeds are named, else a `Config`.
 
     Raises:
       ConfigError: with every fault of the file and of the overrides, one line each.
@@ -44,13 +50,18 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
     for text in overrides:
         said = f"--set {text if text.isprintable() else repr(text)}"
         try:
-            origin[override(raw, text)] = said
+            place = override(raw, text)
         except ValueError as error:
             faults.append(f"{said}: {error}")
+            continue
+        origin[place] = said
+        if place in _SEEDS:
+            raw.pop(_SEEDS[place], None)
     _anchor(raw, Path.cwd())
+    model = Study if is_study(raw) else Config
     error_found = None
     try:
-        config = Config.model_validate(raw)
+        config = model.model_validate(raw)
     except ValidationError as error:
         error_found = error
     for keys, text in explain(raw, error_found):
@@ -91,17 +102,17 @@ def _sibling(path: Path) -> str:
 
 def _anchor(raw: dict[str, Any], folder: Path) -> None:
     """Make the relative file names of a raw config absolute, in place."""
-    for table, key in _PATHS:
-        node = raw.get(table)
-        if isinstance(node, dict) and isinstance(node.get(key), str) and node[key]:
-            node[key] = os.path.normpath(folder / Path(node[key]).expanduser())
+    for _, table in tables_at(raw, _FAMILIES):
+        for key in _PATHS:
+            if isinstance(table.get(key), str) and table[key]:
+                table[key] = os.path.normpath(folder / Path(table[key]).expanduser())
 
 
 def override(raw: dict[str, Any], text: str) -> Keys:
     """Apply one "a.b=value" to a raw config, in place; return the place that it changed.
 
     The value is read as TOML and, failing that, taken as text. Lists are indexed by number,
-    policies also by name or kind. Tables on the way are created.
+    the tables in them also by name or kind. Tables on the way are created.
 
     Raises:
       ValueError: if the text is no assignment, or its path leads through something that is no
@@ -158,18 +169,21 @@ def _value(text: str) -> Any:
     return parsed["value"] if list(parsed) == ["value"] else text
 
 
-def to_toml(config: Config, folder: Path) -> str:
+def to_toml(config: Config | Study, folder: Path) -> str:
     """Write a config with every default filled in; loading it gives the same config.
 
     Args:
       config: as loaded.
       folder: where the file will lie; file names are written relative to it.
     """
-    tables = config.model_dump(exclude_none=True)
-    for table, key in _PATHS:
-        if key in tables.get(table, {}):
-            tables[table][key] = _relative(tables[table][key], folder)
-    return "\n".join(_lines(tables, ())) + "\n"
+    raw = config.model_dump(exclude_none=True)
+    if "seeds" in raw:
+        del raw["seed"]
+    for _, table in tables_at(raw, _FAMILIES):
+        for key in _PATHS:
+            if key in table:
+                table[key] = _relative(table[key], folder)
+    return "\n".join(_lines(raw, ())) + "\n"
 
 
 def _relative(path: str, folder: Path) -> str:

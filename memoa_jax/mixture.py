@@ -7,23 +7,30 @@ deviations from the population's mean, the constraint solves itself:
 
 so weights and output cost O(N d^2), need one d x d solve and only sums over agents, and no
 large number is ever subtracted from another (kappa is small beside N |U|^2: the textbook form
-loses all of float32 at 10^6 agents).
+loses all of float32 at 10^6 agents). Weights are thus a tilt r of d numbers applied to the
+deviations; a `discount` fits that tilt to more steps than the last.
+
+`play` runs any mixture, of this module or of another, on given predictions.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from memoa_jax.arguments import number
-from memoa_jax.linalg import einsum, matmul, solve_spd
+from memoa_jax.linalg import einsum, matmul, solve_spd, symmetrise
 from memoa_jax.types import (
     Array,
     Dimensions,
+    Mixture,
     Observation,
     Population,
     Scalar,
+    real_dtype,
     record,
 )
 
@@ -32,12 +39,15 @@ from memoa_jax.types import (
 class RidgeState:
     """What the weights are made of, since the last time the target was seen.
 
-    `deviation` [d, N] is U_i - ubar of the predictions they were fitted to; `response` [d] is
-    (kappa I + sum)^{-1} (y - eta ubar).
+    `deviation` [d, N] is U_i - ubar of the predictions they were fitted to, zero for agents that
+    made none; `response` [d] is the tilt r; `system` [d, d] and `moment` [d] are the discounted
+    normal equations that it solves.
     """
 
     deviation: Array
     response: Array
+    system: Array
+    moment: Array
 
 
 @record
@@ -46,75 +56,119 @@ class RidgeMixture:
 
     kappa: Scalar
     eta: Scalar
+    discount: Scalar = 0.0
 
     def init(self, dimensions: Dimensions, num_agents: int, dtype: Any) -> RidgeState:
         """Return uniform weights eta/N."""
+        outputs = dimensions.outputs
         return RidgeState(
-            deviation=jnp.zeros((dimensions.outputs, num_agents), dtype),
-            response=jnp.zeros((dimensions.outputs,), dtype),
+            deviation=jnp.zeros((outputs, num_agents), dtype),
+            response=jnp.zeros((outputs,), dtype),
+            system=jnp.zeros((outputs, outputs), dtype),
+            moment=jnp.zeros((outputs,), dtype),
         )
 
     def mix(
         self, state: RidgeState, observation: Observation, next_prediction: Array
     ) -> tuple[RidgeState, Array]:
         """Fit the weights to the predictions for y_t, apply them to those for y_{t+1}."""
-        population, target = observation.population, observation.target
+        voters, population, target = observation.voters, observation.population, observation.target
         # Deviations are taken from y_t, which is near, before they are taken from the mean:
         # a second pass over the agents then costs no accuracy.
         error = observation.prediction - target[:, None]
-        mean_error = population.mean(error)
-        deviation = error - mean_error[:, None]
-        fitted = RidgeState(
-            deviation=deviation,
-            response=_response(self, deviation, target, target + mean_error, population),
-        )
-        state = RidgeState(
-            deviation=jnp.where(observation.known, fitted.deviation, state.deviation),
-            response=jnp.where(observation.known, fitted.response, state.response),
-        )
+        mean_error = voters.mean(error)
+        deviation = voters.only_present(error - mean_error[:, None])
+        fitted = _fit(self, state, deviation, target, target + mean_error, voters)
+        state = jax.tree.map(lambda new, old: jnp.where(observation.known, new, old), fitted, state)
         ahead = next_prediction - target[:, None]
-        mean_ahead = population.mean(ahead)
-        tilt = jnp.sum(state.deviation * state.response[:, None], axis=0)
         eta = jnp.asarray(self.eta, target.dtype)
-        return state, eta * (target + mean_ahead) + population.total(tilt[None] * ahead)
+        tilted = population.total(_tilt(state, population)[None] * ahead)
+        return state, eta * (target + population.mean(ahead)) + tilted
 
     def weights(self, state: RidgeState, population: Population) -> Array:
         """Return the block's weights w [N]; over the population they sum to eta."""
         share = jnp.asarray(self.eta, state.response.dtype) / population.size
-        return share + jnp.sum(state.deviation * state.response[:, None], axis=0)
+        return population.only_present(share + _tilt(state, population))
 
 
-def _response(
+def _tilt(state: RidgeState, population: Population) -> Array:
+    """Return w_i - eta/N, [N]; it sums to zero over the agents that are present."""
+    tilt = jnp.sum(state.deviation * state.response[:, None], axis=0)
+    if population.present is None:
+        return tilt  # deviations sum to zero by construction
+    # Where fitters have left, the nearest weights (in |w|) that still sum to eta.
+    return tilt - population.mean(tilt)
+
+
+def _fit(
     mixture: RidgeMixture,
+    state: RidgeState,
     deviation: Array,
     target: Array,
     mean: Array,
-    population: Population,
-) -> Array:
-    """Return (kappa I + sum_i v_i v_i')^{-1} (y - eta ubar), [d]."""
-    spread = population.products(deviation, deviation)
-    kappa = jnp.asarray(mixture.kappa, target.dtype)
-    eta = jnp.asarray(mixture.eta, target.dtype)
-    system = spread + kappa * jnp.eye(target.shape[0], dtype=target.dtype)
-    return solve_spd(system, target - eta * mean)
+    voters: Population,
+) -> RidgeState:
+    """Return the state after one more step; its `response` is the best tilt over the past.
+
+    Sought is A r = b. Started from the last step's own solution r0 (the published rule, solved
+    with S + kappa I and never with S squared), what is left is a correction by the past alone:
+    A (r - r0) = discount (b_past - A_past r0), which is zero, exactly, without a past.
+    """
+    dtype, outputs = target.dtype, target.shape[0]
+    kappa, eta, discount = (
+        jnp.asarray(value, dtype) for value in (mixture.kappa, mixture.eta, mixture.discount)
+    )
+    spread = voters.products(deviation, deviation)
+    identity = jnp.eye(outputs, dtype=dtype)
+    missing = target - eta * mean
+    newest = solve_spd(spread + kappa * identity, missing)
+    past, past_moment = discount * state.system, discount * state.moment
+    system = symmetrise(past + matmul(spread, spread) + kappa * spread)
+    moment = past_moment + matmul(spread, missing)
+    # Squares of the spread overflow before it does: then the past is dropped, not the step.
+    sound = jnp.all(jnp.isfinite(system)) & jnp.all(jnp.isfinite(moment))
+    system, moment, surplus = (
+        jnp.where(sound, x, 0.0) for x in (system, moment, past_moment - matmul(past, newest))
+    )
+    # Agents that agree leave A singular there; no weight depends on r there either.
+    trace = jnp.trace(system)
+    rounding = 8 * outputs * float(np.finfo(dtype).eps)
+    ridge = rounding * jnp.where(trace > 0, trace, 1.0)
+    correction = solve_spd(system + ridge * identity, surplus)
+    return RidgeState(
+        deviation=deviation, response=newest + correction, system=system, moment=moment
+    )
 
 
-def ridge_mixture(kappa: Scalar = 1.0, eta: Scalar = 1.0) -> RidgeMixture:
+def ridge_mixture(kappa: Scalar = 1.0, eta: Scalar = 1.0, discount: Scalar = 0.0) -> RidgeMixture:
     """Make the published server: ridge weights fitted to the last predictions, summing to eta.
 
         w_t = argmin |y_t - U_t w|^2 + kappa |w|^2   s.t.   sum_i w_i = eta
         output for t+1 = sum_i w_i Y^i_{t+1},            U_t = [Y^1_t .. Y^N_t]
 
-    Exact; O(N d^2) per step and one d x d solve. When y_t is missing the weights stay.
+    With a discount above 0 the same weights, w_i = eta/N + (U_i - ubar)' r, take the tilt r that
+    would have been best over the whole past, each step judged with its own deviations:
+
+        r = argmin sum_s discount^(t-s) [ |y_s - eta ubar_s - S_s r|^2 + kappa r' S_s r ]
+        S_s = sum_i (U_i,s - ubar_s)(U_i,s - ubar_s)'
+
+    Exact; O(N d^2) per step and two d x d solves; a new discount recompiles nothing. When y_t is
+    missing the weights stay and nothing is forgotten. Weights are fitted to the agents that
+    predicted y_t and applied to those present: one that did not predict has deviation 0, and
+    where some have left the weights are moved, all equally, back to the sum eta. In float32,
+    directions in which agents differ 10^3 times less than in others follow the last step alone.
 
     Args:
       kappa: ridge, > 0, in squared target units; may be traced.
       eta: what the weights sum to; may be traced.
+      discount: in [0, 1], what a step counts beside the next one; 0 is the published rule, 1
+        forgets nothing; may be traced.
 
     Raises:
-      ValueError: if kappa is not positive, or a number is not finite.
+      ValueError: if kappa is not positive, discount is not in [0, 1], or a number is not finite.
 
-    Source: arXiv 2505.00216 for the weights; their centred form is own derivation.
+    Source: arXiv 2505.00216 for the weights; their centred form and the discount are own
+    derivation, tested in tests/test_mixture.py.
 
     Example:
       >>> ridge_mixture(kappa=0.5).eta
@@ -122,7 +176,38 @@ def ridge_mixture(kappa: Scalar = 1.0, eta: Scalar = 1.0) -> RidgeMixture:
     """
     number("ridge_mixture", "kappa", kappa, "> 0", lambda value: value > 0)
     number("ridge_mixture", "eta", eta)
-    return RidgeMixture(kappa=kappa, eta=eta)
+    number("ridge_mixture", "discount", discount, "in [0, 1]", lambda value: 0 <= value <= 1)
+    return RidgeMixture(kappa=kappa, eta=eta, discount=discount)
+
+
+@record
+class UniformMixture:
+    """See `uniform_mixture`. The state is nothing but a one per agent."""
+
+    def init(self, dimensions: Dimensions, num_agents: int, dtype: Any) -> Array:
+        """Return equal weights, times N."""
+        return jnp.ones((num_agents,), dtype)
+
+    def mix(
+        self, state: Array, observation: Observation, next_prediction: Array
+    ) -> tuple[Array, Array]:
+        """Average the predictions."""
+        target = observation.target
+        return state, target + observation.population.mean(next_prediction - target[:, None])
+
+    def weights(self, state: Array, population: Population) -> Array:
+        """Return 1/N for those present."""
+        return population.only_present(state / population.size)
+
+
+def uniform_mixture() -> UniformMixture:
+    """Make the server that learns nothing: the mean of the agents present, diverged or not.
+
+    Example:
+      >>> uniform_mixture().weights(jnp.ones(4), Population(jnp.asarray(4.0))).tolist()
+      [0.25, 0.25, 0.25, 0.25]
+    """
+    return UniformMixture()
 
 
 def mixture_weights(predictions: Array, target: Array, kappa: Scalar, eta: Scalar) -> Array:
@@ -163,3 +248,86 @@ def mixture_weights(predictions: Array, target: Array, kappa: Scalar, eta: Scala
     spread = einsum("ia,ib->ab", deviation, deviation)
     system = spread + kappa * jnp.eye(target.shape[0], dtype=spread.dtype)
     return eta / count + matmul(deviation, solve_spd(system, target - eta * mean))
+
+
+def play(
+    mixture: Mixture, predictions: Array, targets: Array, present: Array | None = None
+) -> tuple[Array, Array]:
+    """Let a mixture weigh given predictions online, one round after the other.
+
+    Exact; one compiled scan. Round t's weights are made before y_t is read: changing row t of
+    targets or of what comes later changes nothing up to row t.
+
+    Args:
+      mixture: any server.
+      predictions: [T, N, d]; row t predicts row t of targets.
+      targets: [T, d]; NaN where missing.
+      present: [T, N] bool, who predicts; None: everybody.
+
+    Returns:
+      Outputs [T, d] and the weights [T, N] that they were made with.
+
+    Raises:
+      ValueError: at trace time, if shapes do not fit.
+
+    Example:
+      >>> play(uniform_mixture(), np.array([[[1.0], [3.0]]]), np.zeros((1, 1)))[0].tolist()
+      [[2.0]]
+    """
+    dtype = real_dtype(predictions)
+    predictions, targets = jnp.asarray(predictions, dtype), jnp.asarray(targets, dtype)
+    check_shapes(predictions.shape, {"targets": targets.shape}, present)
+    present = None if present is None else jnp.asarray(present, bool)
+    return _play(mixture, jnp.moveaxis(predictions, 1, 2), targets, present)
+
+
+@jax.jit
+def _play(
+    mixture: Mixture, predictions: Array, targets: Array, present: Array | None
+) -> tuple[Array, Array]:
+    """Return `play`'s results; predictions are [T, d, N]."""
+    rounds, outputs, count = predictions.shape
+    dtype = predictions.dtype
+    everyone = Population(size=jnp.asarray(count, dtype))
+    known = jnp.all(jnp.isfinite(targets), axis=1)
+
+    def one_round(carry: Any, row: Any) -> Any:
+        state, target, seen, prediction, voted = carry
+        step, ahead, next_target, next_seen, here = row
+        observation = Observation(
+            step=step,
+            target=target,
+            known=seen,
+            prediction=prediction,
+            features=jnp.zeros((outputs, 0, count), dtype),
+            population=everyone.among(here),
+            voters=everyone.among(voted),
+        )
+        state, output = mixture.mix(state, observation, ahead)
+        weights = mixture.weights(state, observation.population)
+        target = jnp.where(next_seen, next_target, target)
+        return (state, target, next_seen, ahead, here), (output, weights)
+
+    dimensions = Dimensions(points=rounds, inputs=0, outputs=outputs, features=0)
+    start = (
+        mixture.init(dimensions, count, dtype),
+        jnp.zeros((outputs,), dtype),
+        jnp.zeros((), bool),  # nothing was seen before the first round
+        jnp.zeros((outputs, count), dtype),
+        None if present is None else present[0],
+    )
+    steps = jnp.arange(rounds, dtype=jnp.int32)
+    rows = (steps, predictions, jnp.where(known[:, None], targets, 0.0), known, present)
+    played: tuple[Array, Array] = jax.lax.scan(one_round, start, rows)[1]
+    return played
+
+
+def check_shapes(shape: tuple[int, ...], rows: dict[str, tuple[int, ...]], agents: Any) -> None:
+    """Refuse shapes that do not fit predictions [T, N, d]: rows are [T, d], agents [T, N]."""
+    if len(shape) != 3 or 0 in shape:
+        raise ValueError(f"predictions has shape {shape}: allowed is [T, N, d], no axis empty")
+    for name, found in rows.items():
+        if found != (shape[0], shape[2]):
+            raise ValueError(f"{name} has shape {found}: allowed is {(shape[0], shape[2])}")
+    if agents is not None and np.shape(agents) != shape[:2]:
+        raise ValueError(f"present or weights: shape {np.shape(agents)}: allowed is {shape[:2]}")

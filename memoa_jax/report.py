@@ -160,20 +160,30 @@ def table(summary: Mapping[str, Any]) -> str:
         value = _cell(summary["baselines"], label)
         rows.append([label, *[value] * 4, *["-"] * (len(_COLUMNS) - 4)])
         remarks.append("")
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            [row[0].ljust(widths[0])]
-            + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-            + [remark]
-        ).rstrip()
-        for row, remark in zip(rows, remarks, strict=True)
-    ]
+    lines = aligned(rows, remarks)
     title = (
         f"{summary['name']}: {summary['agents']:,} agents, {summary['steps']:,} steps of "
         f"{summary['series']}, seed {summary['seed']}, {summary['dtype']}"
     )
     return "\n".join([title, "", *lines, "", *_footnotes(summary)])
+
+
+def aligned(rows: Sequence[Sequence[str]], remarks: Sequence[str], left: int = 1) -> list[str]:
+    """Return the lines of a plain table: the first `left` columns flush left, the rest right.
+
+    Example:
+      >>> aligned([["policy", "rmse"], ["a", "0.25"]], ["", "diverged"])
+      ['policy  rmse', 'a       0.25  diverged']
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            [cell.ljust(width) for cell, width in zip(row[:left], widths, strict=False)]
+            + [cell.rjust(width) for cell, width in zip(row[left:], widths[left:], strict=True)]
+            + [remark]
+        ).rstrip()
+        for row, remark in zip(rows, remarks, strict=True)
+    ]
 
 
 def _cell(numbers: Mapping[str, Any], key: str) -> str:
@@ -204,6 +214,16 @@ def _footnotes(summary: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def left(summary: Mapping[str, Any]) -> list[str]:
+    """Return what an interruption cut off: labels of policies."""
+    return list(summary["not_run"])
+
+
+def lost(summary: Mapping[str, Any]) -> bool:
+    """Tell whether no policy kept a finite server output."""
+    return all(policy["server_rmse"] is None for policy in summary["policies"].values())
+
+
 def to_json(content: Mapping[str, Any]) -> str:
     """Write strict JSON: a number that is not finite is an error, not a word of its own."""
     return json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
@@ -216,11 +236,7 @@ def write(
     config_text: str,
     manifest: Mapping[str, Any],
 ) -> None:
-    """Write a run's four files; the manifest comes last and holds the others' hashes.
-
-    Each file is written under a temporary name and then renamed, so a reader sees the old
-    file or the new one. The same run gives the same bytes, times in the summary apart.
-    """
+    """Write a run's four files; the same run gives the same bytes, times in the summary apart."""
     packed = io.BytesIO()
     np.savez_compressed(packed, **arrays)  # type: ignore[arg-type]
     files = {
@@ -228,10 +244,19 @@ def write(
         "trajectories.npz": packed.getvalue(),
         "summary.json": to_json(summary).encode(),
     }
+    write_files(folder, files, manifest)
+
+
+def write_files(folder: Path, files: Mapping[str, bytes], manifest: Mapping[str, Any]) -> None:
+    """Write a run's files; the manifest comes last and holds the others' hashes.
+
+    Each file is written under a temporary name and then renamed, so a reader sees the old
+    file or the new one.
+    """
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    files["manifest.json"] = to_json({**manifest, "sha256": hashes}).encode()
     for name, content in files.items():
         replace(folder / name, content)
+    replace(folder / "manifest.json", to_json({**manifest, "sha256": hashes}).encode())
 
 
 def replace(path: Path, content: bytes) -> None:

@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 
 from memoa_jax import build, canary
 from memoa_jax._version import __version__
-from memoa_jax.config import POLICIES, Config, Cost, Decentralized, Game, GivenFeatures
+from memoa_jax.config import (
+    POLICIES,
+    Config,
+    Cost,
+    Decentralized,
+    Game,
+    GivenFeatures,
+    ParticipationFile,
+)
 from memoa_jax.config_faults import ConfigError
 from memoa_jax.config_file import to_toml
 from memoa_jax.download import DownloadError
@@ -55,16 +63,33 @@ def run(config: Config, folder: Path, say: Callable[[str], None]) -> dict[str, A
       RunError: if the installed jax computes wrong numbers, or the environment fails.
       KeyboardInterrupt: if interrupted before the first policy finished.
     """
-    with _in_one_line():
+    with in_one_line():
         canary.check_build()
         series = build.series(config.series)
         encoder = build.encoder(config, series.num_points)
+        build.present(config, series.num_points)
+    found = compare(config, series, encoder, say)
+    summary = summarise(found)
+    files = {file.name: file for file in input_files(config).values()}
+    facts = {**manifest(config.dtype, files), "seed": config.seed}
+    write(folder, summary, _arrays(series, found.policies), to_toml(config, folder), facts)
+    return summary
+
+
+def compare(
+    config: Config, series: Series, encoder: Encoder, say: Callable[[str], None]
+) -> Comparison:
+    """Run every policy of a config on the same draws.
+
+    Raises:
+      ConfigError, RunError, KeyboardInterrupt: as `run`, which see.
+    """
     planned = policies(config)
     finished: list[Finished] = []
     measured: Summary
     try:
         for label, table in planned.items():
-            with _in_one_line(f"policy {label}: "):
+            with in_one_line(f"policy {label}: "):
                 one, measured = _finish(config, series, encoder, label, table)
             finished.append(one)
             say(
@@ -75,25 +100,21 @@ def run(config: Config, folder: Path, say: Callable[[str], None]) -> dict[str, A
     except KeyboardInterrupt:
         if not finished:
             raise
-    summary = summarise(
-        Comparison(
-            name=config.name,
-            agents=config.agents,
-            seed=config.seed,
-            dtype=config.dtype,
-            series=series.name,
-            steps=series.num_points - 1,
-            outputs=series.targets.shape[1],
-            policies=finished,
-            not_run=list(planned)[len(finished) :],
-            # the same for every policy: they follow from the series alone
-            scored_steps=int(measured.scored_steps),
-            persistence=float(measured.persistence_rmse),
-            running_mean=float(measured.running_mean_rmse),
-        )
+    return Comparison(
+        name=config.name,
+        agents=config.agents,
+        seed=config.seed,
+        dtype=config.dtype,
+        series=series.name,
+        steps=series.num_points - 1,
+        outputs=series.targets.shape[1],
+        policies=finished,
+        not_run=list(planned)[len(finished) :],
+        # the same for every policy: they follow from the series alone
+        scored_steps=int(measured.scored_steps),
+        persistence=float(measured.persistence_rmse),
+        running_mean=float(measured.running_mean_rmse),
     )
-    write(folder, summary, _arrays(series, finished), to_toml(config, folder), _manifest(config))
-    return summary
 
 
 def policies(config: Config) -> dict[str, POLICIES]:
@@ -144,6 +165,7 @@ def _finish(
             num_agents=config.agents,
             key=jax.random.key(config.seed),
             record=build.record(config),
+            participation=build.present(config, series.num_points),
             chunk=config.run.chunk,
             dtype=config.dtype,
             best_readout=config.run.best_readout,
@@ -191,13 +213,17 @@ def _compile_clock() -> Iterator[list[float]]:
 
 
 @contextmanager
-def _in_one_line(where: str = "") -> Iterator[None]:
+def in_one_line(where: str = "") -> Iterator[None]:
     """Turn refusals of the library and failures of the machine into one line each.
 
     A ValueError that does not say what is allowed is a bug, and keeps its traceback.
     """
     try:
         yield
+    except ConfigError as error:
+        raise ConfigError([where + fault for fault in error.faults]) from error
+    except RunError as error:
+        raise RunError(f"{where}{error}") from error
     except ValueError as error:
         if "allowed is" not in str(error):
             raise
@@ -221,11 +247,23 @@ def _arrays(series: Series, finished: Sequence[Finished]) -> Mapping[str, NDArra
     return arrays
 
 
-def _manifest(config: Config) -> dict[str, Any]:
-    """Return what is needed to repeat the run; no path, no time, no name of the machine."""
-    files = [build.series_file(config.series)]
+def input_files(config: Config) -> dict[str, Path]:
+    """Return the files that a run reads, by the table that names them."""
+    files = {"series": build.series_file(config.series)}
     if isinstance(config.encoder, GivenFeatures):
-        files.append(Path(config.encoder.path))
+        files["encoder"] = Path(config.encoder.path)
+    if isinstance(config.participation, ParticipationFile):
+        files["participation"] = Path(config.participation.path)
+    return {table: file for table, file in files.items() if file is not None}
+
+
+def manifest(dtype: str, files: Mapping[str, Path]) -> dict[str, Any]:
+    """Return what is needed to repeat a run; no path, no time, no name of the machine.
+
+    Args:
+      dtype: of the run.
+      files: read by it, by the names to give them.
+    """
     device = jax.devices()[0]
     return {
         "memoa_jax": __version__,
@@ -234,7 +272,6 @@ def _manifest(config: Config) -> dict[str, Any]:
         "backend": jax.default_backend(),
         "device": device.device_kind,
         "devices": jax.device_count(),
-        "dtype": config.dtype,
-        "seed": config.seed,
-        "inputs": {file.name: file_hash(file) for file in files if file is not None},
+        "dtype": dtype,
+        "inputs": {name: file_hash(file) for name, file in files.items()},
     }

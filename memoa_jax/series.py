@@ -282,15 +282,15 @@ def _path(moves: Values) -> Values:
     return np.concatenate([np.zeros((1, moves.shape[1])), np.cumsum(moves, axis=0)])
 
 
-def co2(steps: int | None = None) -> Series:
+def co2(steps: int | None = None, *, lags: Sequence[int] = (0, 1, 52)) -> Series:
     """Return weekly carbon dioxide at Mauna Loa, 1958-2001, with its 59 real gaps.
 
     2,284 points. One unit is 20 ppm above 315 ppm, so values run from -0.1 to 2.9: constants,
-    no look-ahead. Inputs are the last known value now, 1 and 52 weeks ago (before the start:
-    the first value); targets of missing weeks are NaN.
+    no look-ahead. Targets of missing weeks are NaN.
 
     Args:
       steps: the first `steps` steps; None for all 2,283.
+      lags: inputs are the last known values so many weeks ago (before the start: the first).
 
     Source: Keeling and Whorf, 2004, public domain; `memoa_jax/data/PROVENANCE.md`.
 
@@ -298,19 +298,19 @@ def co2(steps: int | None = None) -> Series:
       >>> int((~co2().known).sum())
       59
     """
-    series = _embedded("mauna_loa_co2.csv", "co2", (0, 1, 52), offset=315.0, unit=20.0)
+    series = _embedded("mauna_loa_co2.csv", "co2", lags, offset=315.0, unit=20.0)
     return _first_steps(series, "co2", steps)
 
 
-def sunspots(steps: int | None = None) -> Series:
+def sunspots(steps: int | None = None, *, lags: Sequence[int] = (0, 1, 11)) -> Series:
     """Return monthly mean sunspot numbers, 1749-2008, with one month that nobody observed.
 
-    3,120 points. One unit is 100 spots: values run from 0 to 2.5. Inputs are the last known
-    value now, 1 and 11 months ago (before the start: the first value). February 1824, in the
-    source an interpolation from the month after, is missing; the preliminary 2009 is left out.
+    3,120 points. One unit is 100 spots: values run from 0 to 2.5. February 1824, in the source an
+    interpolation from the month after, is missing; the preliminary 2009 is left out.
 
     Args:
       steps: the first `steps` steps; None for all 3,119.
+      lags: inputs are the last known values so many months ago (before the start: the first).
 
     Source: National Geophysical Data Center, public domain; `memoa_jax/data/PROVENANCE.md`.
 
@@ -318,7 +318,7 @@ def sunspots(steps: int | None = None) -> Series:
       >>> sunspots(steps=99).targets.shape
       (100, 1)
     """
-    series = _embedded("sunspots.csv", "sunspots", (0, 1, 11), offset=0.0, unit=100.0)
+    series = _embedded("sunspots.csv", "sunspots", lags, offset=0.0, unit=100.0)
     return _first_steps(series, "sunspots", steps)
 
 

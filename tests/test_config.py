@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from memoa_jax import config as schema
-from memoa_jax.config import FAMILIES, Config, Cost
+from memoa_jax.config import FAMILIES, Config, Cost, Study
 from memoa_jax.config_faults import ConfigError
 from memoa_jax.config_file import load, override, to_toml
 
@@ -109,7 +109,9 @@ ONE_FAULT = {
     "series.stesp: unknown key; did you mean steps?": "[series]\nkind='logistic'\nstesp=1",
     'series.kind = "logistik": unknown kind; did you mean logistic?': "[series]\nkind='logistik'",
     "series = 3: allowed is a table": "series = 3",
-    "series.noise: unknown key; allowed: kind, steps": "[series]\nkind='periodic'\nnoise=1",
+    "series.noise: unknown key; allowed: kind, name, standardise, published, steps": (
+        "[series]\nkind='periodic'\nnoise=1"
+    ),
     "series.volatility = inf: allowed is a number >= 0": (
         "[series]\nkind='brownian'\nvolatility=inf"
     ),
@@ -123,7 +125,7 @@ ONE_FAULT = {
     ),
     "encoder.noise = -0.1: allowed is a number >= 0": "[encoder]\nkind='echo_state'\nnoise=-0.1",
     "encoder.noise = nan: allowed is a number >= 0": "[encoder]\nkind='echo_state'\nnoise=nan",
-    "encoder.activation: unknown key; allowed: kind, features, noise, views": (
+    "encoder.activation: unknown key; allowed: kind, name, features, noise, views": (
         "[encoder]\nkind='random_features'\nactivation='tanh'"
     ),
     "encoder.views.delay = -1: allowed is a whole number >= 0": (
@@ -131,6 +133,96 @@ ONE_FAULT = {
     ),
     "mixture.kappa = 0: allowed is a number > 0": "[mixture]\nkappa=0",
     "mixture.eta = nan: allowed is a finite number": "[mixture]\neta=nan",
+    "policy.0.staleness = -1: allowed is a whole number >= 0": (
+        "[[policy]]\nkind='centralized'\nstaleness=-1"
+    ),
+    "policy.0.staleness: unknown key; allowed: kind, name, cost, window, game, ridge, discount": (
+        "[[policy]]\nkind='greedy'\nstaleness=1"
+    ),
+    'policy.0.staleness = 2: allowed is 0 with information = "offline"': (
+        "[[policy]]\nkind='decentralized'\nstaleness=2\ninformation='offline'"
+    ),
+    "mixture.discount = 1.5: allowed is a number from 0 to 1": "[mixture]\ndiscount=1.5",
+    'mixture.kind = "ridg": unknown kind; did you mean ridge?': "[mixture]\nkind='ridg'",
+    "mixture.rate: unknown key; allowed: kind, kappa, eta, discount": "[mixture]\nrate=1",
+    "mixture.kappa: unknown key; allowed: kind": "[mixture]\nkind='uniform'\nkappa=1",
+    "mixture.rate = 0: allowed is a number > 0": "[mixture]\nkind='ewa'\nrate=0",
+    "mixture.gradient = 1: allowed is true or false": "[mixture]\nkind='boa'\ngradient=1",
+    "mixture.rate: unknown key; allowed: kind, gradient": "[mixture]\nkind='mlpoly'\nrate=1",
+    "mixture.rate: missing; allowed is a number > 0": ("[mixture]\nkind='fixed_share'\nshare=0.1"),
+    "mixture.share = 1: allowed is a number > 0 and < 1": (
+        "[mixture]\nkind='fixed_share'\nrate=1\nshare=1"
+    ),
+    "mixture = 3: allowed is a table": "mixture = 3",
+    "participation.kind: missing; allowed: bernoulli, markov, late, file": (
+        "[participation]\nprobability=1"
+    ),
+    "participation.probability = 0: allowed is a number > 0 and <= 1": (
+        "[participation]\nkind='bernoulli'\nprobability=0"
+    ),
+    "participation.leave = 1.0: allowed is a number > 0 and < 1": (
+        "[participation]\nkind='markov'\nleave=1.0\njoin=1.0"
+    ),
+    "participation.join: missing; allowed is a number > 0 and <= 1": (
+        "[participation]\nkind='markov'\nleave=0.5"
+    ),
+    "participation.last = 4: allowed is a whole number >= first, 5": (
+        "[participation]\nkind='late'\nfirst=5\nlast=4"
+    ),
+    "series.standardise = 1: allowed is true, false, levels, moves or both (true is levels)": (
+        "[series]\nkind='logistic'\nstandardise=1"
+    ),
+    'series.standardise = "move": allowed is true, false, levels, moves or both (true is levels); '
+    "did you mean moves?": "[series]\nkind='logistic'\nstandardise='move'",
+    "series.lags = []: allowed is a list of whole numbers >= 0, not empty": (
+        "[series]\nkind='co2'\nlags=[]"
+    ),
+    "series.lags.1 = -1: allowed is a whole number >= 0": (
+        "[series]\nkind='sunspots'\nlags=[0,-1]"
+    ),
+    "series.published = -1: allowed is a number >= 0, or a table with such a number per label": (
+        "[series]\nkind='logistic'\npublished=-1"
+    ),
+    'series.published = {"a": "b"}: allowed is a number >= 0, or a table with such a number per '
+    "label": "[series]\nkind='logistic'\npublished={a='b'}",
+    "series.0.steps = 0: allowed is a whole number >= 1": "[[series]]\nkind='logistic'\nsteps=0",
+    "series.0.stesp: unknown key; did you mean steps?": "[[series]]\nkind='logistic'\nstesp=1",
+    "series.0.kind: missing; allowed: periodic, logistic, concept_drift, brownian, random_walk, "
+    "step_change, seasonal, co2, sunspots, boc, ett, table": "[[series]]\nsteps=1",
+    'series.1.name = "logistic": taken by another series; give each its own': (
+        "[[series]]\nkind='logistic'\n[[series]]\nkind='logistic'\nsteps=5"
+    ),
+    'series.1.name = "a": taken by another series; give each its own': (
+        "[[series]]\nkind='logistic'\nname='a'\n[[series]]\nkind='co2'\nname='a'"
+    ),
+    "series.0.name = \"a b\": allowed is a name of letters, digits, '_' and '-' that starts with a "
+    "letter": "[[series]]\nkind='logistic'\nname='a b'",
+    "series = []: allowed is one [[series]] table or more": "series = []",
+    "series.0 = 3: allowed is a table": "series = [3]",
+    "encoder = []: allowed is one [[encoder]] table or more": "encoder = []",
+    "encoder.1.noise = -1: allowed is a number >= 0": (
+        "[[encoder]]\nkind='echo_state'\n[[encoder]]\nkind='random_features'\nnoise=-1"
+    ),
+    "encoder.0.views.delay = -1: allowed is a whole number >= 0": (
+        "[[encoder]]\nkind='echo_state'\n[encoder.views]\ndelay=-1"
+    ),
+    'encoder.1.name = "echo_state": taken by another encoder; give each its own': (
+        "[[encoder]]\nkind='echo_state'\n[[encoder]]\nkind='echo_state'"
+    ),
+    "seeds: seed is given too; allowed is one of them": "seed = 1\nseeds = 2",
+    **{
+        f"seeds = {shown}: allowed is how many (1 to 10000), or a list of different whole numbers "
+        "from 0 to 4294967295": f"seeds = {shown}"
+        for shown in ("0", "10001", "true", '"5"', "[]", "[1, 1]", "[-1]", "[1.0]", "[4294967296]")
+    },
+    "record: allowed in a run of one series, one encoder and one seed only": (
+        "seeds = 2\n[record]\nagents=[1]"
+    ),
+    "agnts: unknown key; did you mean agents?": "agnts = 1\nseeds = 2",
+    "encoder.noise = -0.2: allowed is a number >= 0": (
+        "seeds = 2\n[encoder]\nkind='echo_state'\nnoise=-0.2"
+    ),
+    "encoder = 4: allowed is a table": "seeds = 2\nencoder = 4",
     "run.chunk = 0: allowed is a whole number of steps >= 1": "[run]\nchunk=0",
     "run.uncoupled = 1: allowed is true or false": "[run]\nuncoupled=1",
     "record.agents.1 = 1000: allowed is 0 to 999": "[record]\nagents=[1,1000]",
@@ -150,6 +242,28 @@ def test_every_kind_of_fault_is_one_plain_line(write, fault, text):
         if not re.search(rf"^\[*{header}\b", text, re.M):
             text = f"{text}\n{block}"
     assert faults(write(text)) == [fault]
+
+
+def test_files_that_are_not_there_are_faults_wherever_they_are_named(write, tmp_path):
+    path = write(
+        "[[series]]\nkind='logistic'\n[[series]]\nkind='boc'\npath='none.csv'\n"
+        "[[encoder]]\nkind='given'\npath='none.npz'\n[[policy]]\nkind='greedy'\n"
+        "[participation]\nkind='file'\npath='none.npy'\n"
+    )
+    assert faults(path) == [
+        f'series.1.path = "{tmp_path / "none.csv"}": no such file',
+        f'encoder.0.path = "{tmp_path / "none.npz"}": no such file',
+        f'participation.path = "{tmp_path / "none.npy"}": no such file',
+    ]
+
+
+def test_a_lone_table_of_a_study_is_named_as_it_stands(write):
+    path = write("seeds = 2\n[series]\nkind='logistic'\nsteps=0\n[[policy]]\nkind='greedy'\n")
+    assert faults(path) == ["series.steps = 0: allowed is a whole number >= 1"]
+    path = write("seeds = 2\n[series]\nsteps=1\n[[policy]]\nkind='greedy'\n")
+    assert faults(path)[0].startswith("series.kind: missing; allowed: periodic")
+    path = write("seeds = 2\n[[policy]]\nkind='greedy'\n")
+    assert faults(path) == ["series: missing; allowed is a table"]
 
 
 def test_all_faults_are_told_at_once(write):
@@ -232,6 +346,87 @@ def test_set_parses_toml_and_finds_policies(write):
     assert config.encoder.kind == "echo_state"
 
 
+SEVERAL = """
+seeds = [3, 1]
+[[series]]
+kind = "logistic"
+[[series]]
+kind = "logistic"
+name = "long"
+steps = 400
+published = { MEMOA = 0.0067, "greedy, theirs" = 1 }
+[[encoder]]
+kind = "echo_state"
+[encoder.views]
+delay = 3
+[[encoder]]
+kind = "random_features"
+[[policy]]
+kind = "greedy"
+"""
+
+
+def test_several_series_encoders_or_seeds_are_a_study(write):
+    study = load(write(SEVERAL))
+    assert isinstance(study, Study)
+    cells = list(study.cells())
+    assert [cell.place for cell in cells[:3]] == [
+        "logistic, echo_state, seed 3",
+        "logistic, echo_state, seed 1",
+        "logistic, random_features, seed 3",
+    ]
+    assert (len(cells), cells[-1].place) == (8, "long, random_features, seed 1")
+    alone = cells[-1].config
+    assert (alone.series.steps, alone.encoder.kind, alone.seed) == (400, "random_features", 1)
+    assert isinstance(load(write(MINIMAL)), Config)
+    assert isinstance(load(write(MINIMAL), ["seeds=1"]), Study)
+    assert load(write("seeds = 3\n" + MINIMAL)).seeds == [0, 1, 2]
+    lone = load(write(MINIMAL.replace("[series]", "[[series]]")), ["seed=7"])
+    assert lone.all_seeds == [7]
+
+
+def test_study_and_config_share_their_keys():
+    own = {"series", "encoder", "record", "seeds"}
+    for name, field in Config.model_fields.items():
+        if name not in own:
+            assert Study.model_fields[name].default == field.default
+            assert Study.model_fields[name].annotation == field.annotation
+    assert set(Study.model_fields) ^ set(Config.model_fields) == {"record", "seeds"}
+
+
+def test_set_finds_series_and_encoders_and_replaces_seeds(write):
+    path = write(SEVERAL)
+    study = load(
+        path,
+        [
+            "series.0.steps=50",
+            "series.long.steps=60",
+            "encoder.random_features.noise=0.5",
+            "encoder.echo_state.views.delay=1",
+            "seeds=2",
+            "agents=20",
+            "series.long.published=0.5",
+        ],
+    )
+    assert [series.steps for series in study.series] == [50, 60]
+    assert study.encoder[1].noise == 0.5
+    assert study.encoder[0].views.delay == 1
+    assert (study.seeds, study.agents) == ([0, 1], 20)
+    assert study.series[1].published == 0.5
+    assert load(path, ["seed=5"]).all_seeds == [5]
+    assert load(write("seed = 9\n" + MINIMAL, "y.toml"), ["seeds=[4, 5]"]).seeds == [4, 5]
+    assert load(path, ["seed=5", "seeds=1"]).all_seeds == [0]
+    for text, said in {
+        "series.lnog.steps=3": "series has no element lnog; did you mean long?",
+        "series.2.steps=3": "series has 2 elements, counted from 0",
+        "series.steps=3": "series has no element steps; allowed: long, logistic",
+        "encoder.long.noise=3": "encoder has no element long; allowed: echo_state, random_features",
+        "series.long.steps=0": "series.1.steps = 0: allowed is a whole number >= 1",
+        "encoder.1.nose=0": "encoder.1.nose: unknown key; did you mean noise?",
+    }.items():
+        assert faults(path, text) == [f"--set {text}: {said}"]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -304,6 +499,25 @@ steps = [1, 2]
 """
 
 
+def test_resolved_study_loads_to_the_same_study(write, tmp_path):
+    write("a\n", "a.csv")
+    text = SEVERAL + "[[series]]\nkind='boc'\npath='a.csv'\n[mixture]\nkind='ewa'\n"
+    study = load(write(text))
+    (tmp_path / "runs").mkdir()
+    resolved = tmp_path / "runs" / "config.toml"
+    resolved.write_text(to_toml(study, tmp_path / "runs"))
+    assert load(resolved) == study
+    assert 'path = "../a.csv"' in resolved.read_text()
+    assert "seed =" not in resolved.read_text()
+    for keys in (
+        "[participation]\nkind='markov'\nleave=0.1\njoin=1\n",
+        "[participation]\nkind='late'\nfirst=1\nlast=9\n",
+    ):
+        config = load(write(MINIMAL + keys))
+        resolved.write_text(to_toml(config, tmp_path / "runs"))
+        assert load(resolved) == config
+
+
 def test_resolved_config_loads_to_the_same_config(write, tmp_path):
     config = load(write(RICH))
     text = to_toml(config, tmp_path / "runs")
@@ -334,7 +548,7 @@ def test_every_key_says_what_it_may_hold():
             text = field.description or describe(field.annotation)
             assert text != "a value", (table, name)
 
-    for table in (Config, schema.Run, schema.Record, schema.Views, Cost):
+    for table in (Config, Study, schema.Run, schema.Record, schema.Views, Cost):
         walk(table)
     for family in FAMILIES.values():
         for table in family.values():
@@ -357,7 +571,7 @@ def assert_same_defaults(table, function, rename=()):
     """Hold a table's keys and defaults against a function's keywords."""
     rename, known = dict(rename), keywords(function)
     for name, field in table.model_fields.items():
-        if name in ("kind", "name", "views"):
+        if name in ("kind", "name", "views", "standardise", "published"):
             continue
         default, found = field.get_default(call_default_factory=True), known[rename.get(name, name)]
         if name == "cost":
@@ -369,13 +583,18 @@ def assert_same_defaults(table, function, rename=()):
             assert default == found, (table, name)
 
 
-def test_the_greedy_forecaster_has_its_own_default_effort(write):
+def test_costs_have_the_defaults_of_their_game(write):
     from memoa_jax import policies
 
-    for game in ("hindsight", "forecast"):
-        (greedy,) = load(write(MINIMAL), [f"policy.greedy.game={game}"]).policy
-        assert greedy.cost.effort == policies.greedy(game=game).cost.effort
-    assert load(write(MINIMAL), ["policy.0.cost.effort=2"]).policy[0].cost.effort == 2.0
+    for kind in ("greedy", "decentralized", "centralized"):
+        path = write(MINIMAL.replace('"greedy"', f'"{kind}"'), f"{kind}.toml")
+        for game in ("hindsight", "forecast"):
+            (table,) = load(path, [f"policy.0.game={game}"]).policy
+            cost = getattr(policies, kind)(game=game).cost
+            assert table.cost.model_dump().items() <= vars(cost).items()
+        (table,) = load(path, ["policy.0.cost.effort=2", "policy.0.game=forecast"]).policy
+        assert table.cost.effort == 2.0
+        assert kind == "greedy" or table.cost.consensus == 10.0
 
 
 def test_series_kinds_are_the_librarys():
@@ -391,14 +610,21 @@ def test_series_kinds_are_the_librarys():
 
 
 def test_other_defaults_are_the_librarys():
-    from memoa_jax import encoders, game, mixture, policies
+    from memoa_jax import build, encoders, game, policies
     from memoa_jax.simulate import Record
 
     assert_same_defaults(Cost, game.GameCost)
     for kind in ("random_features", "echo_state"):
         assert_same_defaults(FAMILIES["encoder"][kind], getattr(encoders, kind))
     assert_same_defaults(schema.Views, encoders.views, {"delay": "max_delay"})
-    assert_same_defaults(schema.Ridge, mixture.ridge_mixture)
+    for functions, family in (
+        (build.MIXTURE_KINDS, FAMILIES["mixture"]),
+        (build.PARTICIPATION_KINDS, FAMILIES["participation"]),
+    ):
+        assert set(functions) == set(family) - {"file"}
+        for kind, function in functions.items():
+            assert_same_defaults(family[kind], function)
+            assert set(keywords(function)) <= set(family[kind].model_fields)
     for kind, table in FAMILIES["policy"].items():
         assert_same_defaults(table, getattr(policies, kind))
     assert_same_defaults(schema.Record, Record)
