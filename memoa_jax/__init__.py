@@ -35,15 +35,22 @@ if TYPE_CHECKING:
         price_of_anarchy_types,
     )
     from memoa_jax.encoders import echo_state, given_features, random_features, views
+    from memoa_jax.experts import (
+        bernstein_aggregation,
+        exponential_weights,
+        fixed_share,
+        polynomial_potentials,
+    )
     from memoa_jax.game import FeatureMoments, GameCost, InitialLaw
     from memoa_jax.information import offline_gains
-    from memoa_jax.mixture import mixture_weights, ridge_mixture
+    from memoa_jax.mixture import mixture_weights, ridge_mixture, uniform_mixture
     from memoa_jax.monte_carlo import sample_game
     from memoa_jax.nash import Equilibrium, FeedbackGains, solve_nash, solve_team
     from memoa_jax.nash_dense import solve_heterogeneous, solve_nash_dense
     from memoa_jax.nash_types import solve_nash_types, solve_team_types
     from memoa_jax.policies import centralized, decentralized, greedy
     from memoa_jax.recording import Record
+    from memoa_jax.scaling import standardise
     from memoa_jax.series import Series
     from memoa_jax.simulate import Result, simulate
 
@@ -57,6 +64,7 @@ __all__ = [
     "Result",
     "Series",
     "__version__",
+    "bernstein_aggregation",
     "best_response_costs",
     "best_response_costs_types",
     "centralized",
@@ -67,10 +75,13 @@ __all__ = [
     "expected_costs_types",
     "exploitability",
     "exploitability_types",
+    "exponential_weights",
+    "fixed_share",
     "given_features",
     "greedy",
     "mixture_weights",
     "offline_gains",
+    "polynomial_potentials",
     "price_of_anarchy",
     "price_of_anarchy_types",
     "random_features",
@@ -84,6 +95,8 @@ __all__ = [
     "solve_nash_types",
     "solve_team",
     "solve_team_types",
+    "standardise",
+    "uniform_mixture",
     "views",
 ]
 
@@ -95,14 +108,16 @@ _HOME = {
         "analysis_types": "best_response_costs_types expected_costs_types exploitability_types "
         "price_of_anarchy_types",
         "encoders": "echo_state given_features random_features views",
+        "experts": "bernstein_aggregation exponential_weights fixed_share polynomial_potentials",
         "game": "FeatureMoments GameCost InitialLaw",
         "information": "offline_gains",
-        "mixture": "mixture_weights ridge_mixture",
+        "mixture": "mixture_weights ridge_mixture uniform_mixture",
         "monte_carlo": "sample_game",
         "nash": "Equilibrium FeedbackGains solve_nash solve_team",
         "nash_dense": "solve_heterogeneous solve_nash_dense",
         "nash_types": "solve_nash_types solve_team_types",
         "policies": "centralized decentralized greedy",
+        "scaling": "standardise",
         "series": "Series",
         "recording": "Record",
         "simulate": "Result simulate",

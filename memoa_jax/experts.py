@@ -25,16 +25,7 @@ import numpy as np
 from jax import lax
 
 from memoa_jax.arguments import number
-from memoa_jax.types import (
-    Array,
-    Dimensions,
-    Observation,
-    Population,
-    Scalar,
-    Tree,
-    record,
-    static,
-)
+from memoa_jax.types import Array, Dimensions, Observation, Population, Scalar, Tree, record, static
 
 
 class Rule(Protocol):
@@ -91,13 +82,13 @@ class ExpertMixture:
         learned = self.rule.learn(state.memory, weights, excess, awake)
         # At step 0 everybody predicts y_0 exactly: that is no round, nor is one without agents.
         round_played = observation.known & (observation.step > 0) & (awake.total(weights) > 0)
-        ahead = next_prediction - target[:, None]
         memory = jax.tree.map(lambda a, b: jnp.where(round_played, a, b), learned, state.memory)
-        awake = _awake(observation.population, usable := _moderate(ahead))
-        weights = _simplex(self.rule.weigh(memory, awake), awake)
         # Centred on y_t: the sum is then one of small numbers.
-        output = target + awake.total(weights[None] * awake.only_present(ahead))
-        return ExpertState(memory, usable), output
+        ahead = next_prediction - target[:, None]
+        state = ExpertState(memory, usable=_moderate(ahead))
+        weights = self.weights(state, observation.population)
+        sound = jnp.where(state.usable[None], ahead, 0.0)
+        return state, target + observation.population.total(weights[None] * sound)
 
     def weights(self, state: ExpertState, population: Population) -> Array:
         """Return the block's weights w [N] >= 0; over the agents present they sum to 1."""
@@ -394,10 +385,6 @@ def polynomial_potentials(gradient: bool = True) -> ExpertMixture:
 
     Source: Gaillard, Stoltz and van Erven 2014 (arXiv 1402.2044), ML-Poly, which is B = B_1 = 1
     known beforehand, without the last B. The unknown range is own derivation.
-
-    Example:
-      >>> polynomial_potentials().gradient
-      True
     """
     return ExpertMixture(Polynomial(), gradient)
 

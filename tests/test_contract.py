@@ -11,8 +11,14 @@ import pytest
 from memoa_jax import types
 from memoa_jax.draws import seed_words
 from memoa_jax.encoders import echo_state, given_features, random_features, views
+from memoa_jax.experts import (
+    bernstein_aggregation,
+    exponential_weights,
+    fixed_share,
+    polynomial_potentials,
+)
 from memoa_jax.game import GameCost
-from memoa_jax.mixture import ridge_mixture
+from memoa_jax.mixture import ridge_mixture, uniform_mixture
 from memoa_jax.policies import centralized, decentralized, greedy
 from memoa_jax.types import Agents, Dimensions, Observation, Population, Status
 
@@ -47,10 +53,28 @@ POLICIES = {
         )
         for make in (greedy, decentralized, centralized)
     },
+    "decentralized late": lambda effort: decentralized(
+        GameCost(effort=effort, consensus=0.5), horizon=3, window=3, staleness=1
+    ),
+    "decentralized forecast late": lambda effort: decentralized(
+        GameCost(effort=effort, consensus=0.5), game="forecast", staleness=2
+    ),
 }
 MIXTURES = {
     "ridge kappa": lambda kappa: ridge_mixture(kappa=kappa),
     "ridge eta": lambda eta: ridge_mixture(eta=eta),
+    "ridge discount": lambda number: ridge_mixture(discount=number / 4),
+    "ewa": lambda rate: exponential_weights(rate=rate),
+    "fixed share rate": lambda rate: fixed_share(rate=rate, share=0.1),
+    "fixed share": lambda number: fixed_share(rate=0.5, share=number / 4),
+}
+# Without a number of their own: what can be asked of them stands in tests/test_experts.py, and
+# the state's structure and dtypes here.
+PARAMETERLESS = {
+    "uniform": uniform_mixture(),
+    "adahedge": exponential_weights(),
+    "boa": bernstein_aggregation(),
+    "mlpoly": polynomial_potentials(),
 }
 DTYPES = [jnp.float32, jnp.float64]
 
@@ -142,6 +166,16 @@ def test_state_keeps_its_structure_and_dtypes_and_values_are_finite(name, dtype,
     for before, after in zip(jax.tree.leaves(first), jax.tree.leaves(last), strict=True):
         assert (before.shape, before.dtype) == (after.shape, after.dtype)
         assert before.dtype in (dtype, jnp.int32, jnp.bool_)
+
+
+@pytest.mark.parametrize("name", PARAMETERLESS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_mixtures_without_parameters_keep_their_state_s_structure(name, dtype):
+    values, first, last = jax.jit(mix_all, static_argnums=(1, 2))(PARAMETERLESS[name], 5, dtype)
+    assert np.isfinite(values).all()
+    assert jax.tree.structure(first) == jax.tree.structure(last)
+    for before, after in zip(jax.tree.leaves(first), jax.tree.leaves(last), strict=True):
+        assert (before.shape, before.dtype) == (after.shape, after.dtype)
 
 
 @every_member

@@ -1,4 +1,4 @@
-"""Mixtures with guarantees: each rule against a plain loop; absence, causality, any size, float32."""
+"""Mixtures with guarantees: each rule against a plain loop; absence, causality, any size."""
 
 import dataclasses
 import itertools
@@ -35,8 +35,11 @@ every_rule = pytest.mark.parametrize("name", sorted(EXPERTS))
 every_mixture = pytest.mark.parametrize("name", sorted(MIXTURES))
 
 
-def sequence(rounds, count, outputs, seed=0, absent=0.0):
-    """Return predictions [T, N, d], targets [T, d] and who is present [T, N]."""
+def sequence(rounds=40, count=5, outputs=2, seed=0, absent=0.0):
+    """Return predictions [T, N, d], targets [T, d] and who is present [T, N].
+
+    Most tests take the same sizes, so that one compiled program serves them all.
+    """
     rng = np.random.default_rng(seed)
     targets = np.cumsum(rng.normal(size=(rounds, outputs)), axis=0)
     skill = rng.uniform(0.2, 2.0, size=(count, 1))
@@ -62,7 +65,7 @@ class PlainRule:
             w = np.exp(RATE * self.R)
         elif self.name == "adahedge":
             top = self.R[here].max()
-            w = (self.R == top) * 1.0
+            w = np.equal(self.R, top).astype(float)
             if self.gap > 0:
                 w = np.exp(np.where(here, self.logarithm / self.gap * (self.R - top), 0))
         elif self.B == 0:
@@ -115,9 +118,9 @@ def plain_play(name, gradient, predictions, targets, present):
 
 @every_rule
 @pytest.mark.parametrize("gradient", [True, False])
-@pytest.mark.parametrize(("outputs", "absent"), [(1, 0.0), (2, 0.4)])
-def test_equals_a_plain_loop(name, gradient, outputs, absent):
-    predictions, targets, present = sequence(40, 5, outputs, seed=outputs, absent=absent)
+@pytest.mark.parametrize("absent", [0.0, 0.4])
+def test_equals_a_plain_loop(name, gradient, absent):
+    predictions, targets, present = sequence(seed=2, absent=absent)
     if absent:
         present[12], targets[[3, 20]] = False, np.nan
     expected = plain_play(name, gradient, predictions, targets, present)
@@ -149,16 +152,16 @@ def test_agents_that_agree_teach_nothing(name):
 
 
 def test_uniform_is_the_mean_of_those_present():
-    predictions, targets, present = sequence(10, 4, 2, absent=0.3)
+    predictions, targets, present = sequence(absent=0.3)
     outputs, weights = play(uniform_mixture(), predictions, targets, present)
     np.testing.assert_allclose(weights, present / present.sum(axis=1, keepdims=True))
     np.testing.assert_allclose(outputs, np.einsum("ti,tid->td", weights, predictions), rtol=1e-12)
 
 
 @every_mixture
-@pytest.mark.parametrize("count", [1, 2, 9])
+@pytest.mark.parametrize("count", [1, 5])
 def test_outputs_are_the_weighted_sums_and_weights_sum_to_one(name, count):
-    predictions, targets, present = sequence(60, count, 2, seed=count, absent=0.3)
+    predictions, targets, present = sequence(count=count, seed=count, absent=0.3)
     outputs, weights = play(MIXTURES[name](), predictions, targets, present)
     somebody = present.any(axis=1)
     np.testing.assert_allclose(weights.sum(axis=1), somebody, atol=1e-12)
@@ -171,7 +174,7 @@ def test_outputs_are_the_weighted_sums_and_weights_sum_to_one(name, count):
 
 @every_mixture
 def test_all_present_is_as_if_nobody_could_be_absent(name):
-    predictions, targets, present = sequence(20, 4, 2)
+    predictions, targets, present = sequence()
     with_mask = play(MIXTURES[name](), predictions, targets, present)
     without = play(MIXTURES[name](), predictions, targets)
     np.testing.assert_allclose(with_mask[1], without[1], rtol=0, atol=1e-13)
@@ -179,7 +182,7 @@ def test_all_present_is_as_if_nobody_could_be_absent(name):
 
 @every_mixture
 def test_the_future_changes_nothing(name):
-    predictions, targets, present = sequence(30, 4, 2, absent=0.2)
+    predictions, targets, present = sequence(absent=0.2)
     rng = np.random.default_rng(5)
     outputs, weights = play(MIXTURES[name](), predictions, targets, present)
     for t in (1, 2, 17):
@@ -194,7 +197,7 @@ def test_the_future_changes_nothing(name):
 
 @every_rule
 def test_a_missing_target_teaches_nothing(name):
-    predictions, targets, _ = sequence(12, 4, 1)
+    predictions, targets, _ = sequence()
     targets[6] = np.nan
     weights = play(EXPERTS[name](), predictions, targets)[1]
     np.testing.assert_array_equal(weights[7], weights[6])
@@ -218,9 +221,13 @@ def test_step_zero_is_no_round(name):
     mixture = EXPERTS[name]()
     state = mixture.init(Dimensions(5, 0, 1, 0), 3, jnp.float64)
     rows = jnp.array([[1.0, 2.0, 5.0]])
+    mix = jax.jit(
+        lambda step: mixture.mix(
+            state, observe(rows, jnp.ones(1), step, Population(jnp.asarray(3.0))), rows
+        )[0]
+    )
     for step, learns in ((0, False), (1, True)):
-        observation = observe(rows, jnp.ones(1), step, Population(jnp.asarray(3.0)))
-        new = mixture.mix(state, observation, rows)[0]
+        new = mix(step)
         same = jax.tree.map(np.array_equal, new.memory, state.memory)
         assert all(jax.tree.leaves(same)) != learns
 
@@ -229,7 +236,7 @@ def test_step_zero_is_no_round(name):
 def test_agents_may_live_in_blocks(name):
     """Two blocks that meet in sums and maxima only do what one block does."""
     count, mixture = 6, MIXTURES[name]()
-    predictions, targets, present = sequence(15, count, 2, absent=0.2)
+    predictions, targets, present = sequence(15, count, absent=0.2)
     expected = play(mixture, predictions, targets, present)
     blocks = Population(
         size=jnp.asarray(float(count)),
@@ -238,13 +245,14 @@ def test_agents_may_live_in_blocks(name):
     )
     dimensions = Dimensions(15, 0, 2, 0)
 
-    def step(state, t, voted, here, before, ahead):
+    def step(state, target, voted, here, before, ahead):
         observation = dataclasses.replace(
-            observe(before, jnp.asarray(targets[t - 1]), t, blocks.among(here)),
-            voters=blocks.among(voted),
+            observe(before, target, 1, blocks.among(here)), voters=blocks.among(voted)
         )
         state, output = mixture.mix(state, observation, ahead)
         return state, output, mixture.weights(state, observation.population)
+
+    step = jax.jit(jax.vmap(step, in_axes=(0, None, 0, 0, 0, 0), axis_name="blocks"))
 
     def split(values):
         return jnp.asarray(values).reshape(2, count // 2, *values.shape[1:])
@@ -254,23 +262,16 @@ def test_agents_may_live_in_blocks(name):
 
     state = jax.vmap(lambda _: mixture.init(dimensions, count // 2, jnp.float64))(jnp.arange(2))
     for t in range(1, 15):
-        state, output, weights = jax.vmap(
-            lambda state, voted, here, before, ahead, t=t: step(state, t, voted, here, before, ahead),
-            axis_name="blocks",
-        )(
-            state,
-            split(present[t - 1]),
-            split(present[t]),
-            lanes(predictions[t - 1]),
-            lanes(predictions[t]),
-        )
+        attendance = split(present[t - 1]), split(present[t])
+        rows = lanes(predictions[t - 1]), lanes(predictions[t])
+        state, output, weights = step(state, targets[t - 1], *attendance, *rows)
         np.testing.assert_allclose(output[0], expected[0][t], rtol=1e-10)
         np.testing.assert_allclose(weights.ravel(), expected[1][t], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["adahedge", "bernstein", "polynomial"])
 def test_units_do_not_matter(name):
-    predictions, targets, _ = sequence(60, 5, 2)
+    predictions, targets, _ = sequence()
     weights = play(EXPERTS[name](), predictions, targets)[1]
     for unit in (1e-8, 1e12):
         other = play(EXPERTS[name](), unit * predictions, unit * targets)[1]
@@ -285,7 +286,7 @@ def test_units_do_not_matter(name):
 @pytest.mark.parametrize("size", [1e8, 1e30, np.inf, -np.inf, np.nan])
 @pytest.mark.parametrize("gradient", [True, False])
 def test_a_diverged_agent_gets_no_weight_and_poisons_nothing(name, size, gradient):
-    predictions, targets, _ = sequence(80, 5, 1)
+    predictions, targets, _ = sequence(rounds=80)
     with np.errstate(over="ignore"):
         predictions = predictions.astype(np.float32)
     predictions[30:, 2] = size
@@ -307,7 +308,7 @@ def test_a_diverged_agent_gets_no_weight_and_poisons_nothing(name, size, gradien
 
 @every_rule
 def test_nobody_usable_leaves_the_last_target(name):
-    predictions, targets, _ = sequence(8, 3, 1)
+    predictions, targets, _ = sequence()
     predictions[5] = np.nan
     outputs, weights = play(EXPERTS[name](), predictions, targets)
     np.testing.assert_array_equal(outputs[5], targets[4])
@@ -324,9 +325,9 @@ def test_long_sleepers_wake_up_whatever_the_others_did(name):
     predictions[:, 2] += 0.001 * np.arange(rounds)[:, None]
     present = np.ones((rounds, 3), bool)
     present[-100:, 0] = False
-    weights = play(
-        EXPERTS[name](), predictions.astype("f4"), np.zeros((rounds, 1), "f4"), present
-    )[1]
+    weights = play(EXPERTS[name](), predictions.astype("f4"), np.zeros((rounds, 1), "f4"), present)[
+        1
+    ]
     assert weights[-101, 0] > 0.9
     np.testing.assert_allclose(weights[-100:].sum(axis=1), 1, atol=1e-5)
     assert np.isfinite(weights).all()
@@ -358,7 +359,7 @@ def test_float32_with_many_agents(name):
     ],
 )
 def test_numbers_are_mapped_over_and_differentiated(make):
-    predictions, targets, present = sequence(15, 4, 2, absent=0.2)
+    predictions, targets, present = sequence(15, 4, absent=0.2)
 
     @jax.jit
     def loss(value):
@@ -373,9 +374,8 @@ def test_numbers_are_mapped_over_and_differentiated(make):
 
 
 @every_rule
-@pytest.mark.parametrize("absent", [0.0, 0.3])
-def test_gradients_with_respect_to_predictions(name, absent):
-    predictions, targets, present = sequence(10, 3, 1, seed=4, absent=absent)
+def test_gradients_with_respect_to_predictions(name):
+    predictions, targets, present = sequence(10, 3, 1, seed=4, absent=0.3)
 
     @jax.jit
     def loss(scale):
