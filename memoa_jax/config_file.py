@@ -151,8 +151,12 @@ def _element(items: list[Any], name: str, where: str) -> int:
             return int(name)
         raise ValueError(f"{where} has {len(items)} elements, counted from 0")
     known: list[str] = []
-    for key in ("name", "kind"):
-        values = [item.get(key) if isinstance(item, dict) else None for item in items]
+    tables = [item if isinstance(item, dict) else {} for item in items]
+    # A table without a name goes by its kind; after that, any that is the only one of its kind.
+    for values in (
+        [table.get("name", table.get("kind")) for table in tables],
+        [table.get("kind") for table in tables],
+    ):
         if values.count(name) == 1:
             return values.index(name)
         if name in values:

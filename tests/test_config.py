@@ -452,6 +452,11 @@ def test_set_refuses_an_ambiguous_kind():
     with pytest.raises(ValueError, match="2 elements greedy; use a number"):
         override(raw, "policy.greedy.window=3")
     assert override(raw, "policy.b.window=3") == ("policy", 1, "window")
+    # A table without a name goes by its kind, whatever others of that kind are called.
+    raw = {"series": [{"kind": "boc"}, {"kind": "boc", "name": "later"}, {"kind": "ett"}]}
+    assert override(raw, "series.boc.steps=3") == ("series", 0, "steps")
+    assert override(raw, "series.later.steps=3") == ("series", 1, "steps")
+    assert override(raw, "series.ett.steps=3") == ("series", 2, "steps")
 
 
 def test_paths_are_taken_from_the_configs_folder_and_overrides_from_here(
