@@ -419,7 +419,7 @@ def test_set_finds_series_and_encoders_and_replaces_seeds(write):
     for text, said in {
         "series.lnog.steps=3": "series has no element lnog; did you mean long?",
         "series.2.steps=3": "series has 2 elements, counted from 0",
-        "series.steps=3": "series has no element steps; allowed: long, logistic",
+        "series.steps=3": "series has no element steps; allowed: logistic, long",
         "encoder.long.noise=3": "encoder has no element long; allowed: echo_state, random_features",
         "series.long.steps=0": "series.1.steps = 0: allowed is a whole number >= 1",
         "encoder.1.nose=0": "encoder.1.nose: unknown key; did you mean noise?",

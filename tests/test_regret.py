@@ -153,13 +153,6 @@ def test_regret_stays_under_the_bound(name, gradient):
     assert ratios.max() > 0.15  # the bounds are not empty
     for kind in (4, 5):  # the adversaries hurt
         assert ratios[kinds == kind].max() > 0.02
-    print(
-        name,
-        gradient,
-        "largest",
-        ratios.max().round(3),
-        [ratios[kinds == k].max().round(3).item() for k in range(KINDS)],
-    )
 
 
 def lazy(count, gradient):
