@@ -196,8 +196,6 @@ class Hedge:
 class AdaptiveHedge:
     """See `exponential_weights` with rate None. Memory: regrets and the mixability gap."""
 
-    kind: str = static(default="adaptive hedge")
-
     def init(self, num_agents: int, dtype: Any) -> Ledger:
         """Return no regret and no gap: an infinite rate."""
         return Ledger.empty(num_agents, dtype, ())
@@ -239,8 +237,6 @@ def _free(regret: Array, heat: Array, awake: Population) -> Array:
 class Bernstein:
     """See `bernstein_aggregation`. Memory: X_i in place of the regrets, and V_i."""
 
-    kind: str = static(default="bernstein")
-
     def init(self, num_agents: int, dtype: Any) -> Ledger:
         """Return no regret."""
         return Ledger.empty(num_agents, dtype, (num_agents,))
@@ -263,8 +259,6 @@ class Bernstein:
 @record
 class Polynomial:
     """See `polynomial_potentials`. Memory: X_i and V_i."""
-
-    kind: str = static(default="polynomial")
 
     def init(self, num_agents: int, dtype: Any) -> Ledger:
         """Return no regret."""

@@ -387,9 +387,13 @@ def _result(record: Record, state: State, pieces: Sequence[Info], targets: np.nd
 
 
 def _points(series: Series, start: int, length: int, dtype: str) -> Point:
-    """Return rows start .. start + length - 1 of the series, padded with rows not real."""
+    """Return rows start .. start + length - 1 of the series, padded with rows not real.
+
+    At least two rows: XLA inlines a loop of one step, and may round it differently.
+    """
     stop = min(start + length, series.targets.shape[0])
-    padding = [(0, length - (stop - start)), (0, 0)]
+    size = max(length, 2)
+    padding = [(0, size - (stop - start)), (0, 0)]
     targets = np.asarray(series.targets)[start:stop]
     known = np.atleast_1d(np.isfinite(targets).all(axis=1))
     targets = np.where(known[:, None], targets, 0.0)
@@ -397,7 +401,7 @@ def _points(series: Series, start: int, length: int, dtype: str) -> Point:
         inputs=jnp.asarray(np.pad(np.asarray(series.inputs)[start:stop], padding), dtype),
         target=jnp.asarray(np.pad(targets, padding), dtype),
         known=jnp.asarray(np.pad(known, padding[0])),
-        real=jnp.asarray(np.arange(start, start + length) < stop),
+        real=jnp.asarray(np.arange(start, start + size) < stop),
     )
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar, dataclass_transform
 
 import jax
@@ -38,6 +38,10 @@ def static(**kwargs: Any) -> Any:
 def record(cls: type[_T]) -> type[_T]:
     """Make a frozen dataclass that is a pytree: numbers are leaves, ``static()`` fields are not.
 
+    Registered with its class as part of the structure. `jax.tree_util.register_dataclass` would
+    do the same faster, but in jax 0.9 and 0.10 the structures of two such classes with equal
+    static values compare equal, and a jitted function then runs one's program on the other.
+
     Example:
       >>> @record
       ... class Ridge:
@@ -46,7 +50,27 @@ def record(cls: type[_T]) -> type[_T]:
       >>> jax.tree.leaves(Ridge(strength=0.5, window=7))
       [0.5]
     """
-    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+    cls = dataclasses.dataclass(frozen=True)(cls)
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    fixed = [field.name for field in fields if field.metadata.get("static")]
+    data = [field.name for field in fields if field.name not in fixed]
+    keys = [jax.tree_util.GetAttrKey(name) for name in data]
+
+    def flatten(one: _T) -> tuple[list[Any], tuple[Any, ...]]:
+        return [getattr(one, name) for name in data], (cls, *(getattr(one, n) for n in fixed))
+
+    def flatten_with_keys(one: _T) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
+        leaves, structure = flatten(one)
+        return list(zip(keys, leaves, strict=True)), structure
+
+    def unflatten(structure: tuple[Any, ...], leaves: Iterable[Any]) -> _T:
+        return cls(
+            **dict(zip(data, leaves, strict=True)),
+            **dict(zip(fixed, structure[1:], strict=True)),
+        )
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    return cls
 
 
 class Status(enum.IntFlag):
