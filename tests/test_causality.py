@@ -47,7 +47,13 @@ def run(data, mixture):
     return {"server": result.server, "mean field": result.mean_field, **result.recorded}
 
 
-@pytest.mark.parametrize("name", MIXTURES)
+IN_SHORT = ("forgetting ridge", "adahedge", "fixed share")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in IN_SHORT else pytest.param(name, marks=pytest.mark.slow) for name in MIXTURES],
+)
 def test_an_altered_future_changes_no_prediction_weight_or_scale(name):
     data = seasonal(24, noise=0.3)
     later = np.arange(25) > CUT

@@ -145,7 +145,16 @@ POLICIES = {
 }
 
 
-@pytest.mark.parametrize("name", POLICIES)
+every_policy = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in ("offline", "late") else name
+        for name in POLICIES
+    ],
+)
+
+
+@every_policy
 def test_with_everybody_present_nothing_changes(name):
     _, _, alone = life(POLICIES[name], None, best_readout=True)
     _, _, masked = life(POLICIES[name], np.ones((POINTS, N)), best_readout=True)
@@ -155,7 +164,7 @@ def test_with_everybody_present_nothing_changes(name):
         np.testing.assert_allclose(a, b, rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@every_policy
 def test_an_agent_that_never_comes_might_as_well_not_exist(name):
     """Six agents of which the last is always absent, against five."""
     mask = np.ones((POINTS, N), bool)
