@@ -39,8 +39,8 @@ def record(cls: type[_T]) -> type[_T]:
     """Make a frozen dataclass that is a pytree: numbers are leaves, ``static()`` fields are not.
 
     Registered with its class as part of the structure. `jax.tree_util.register_dataclass` would
-    do the same faster, but in jax 0.9 and 0.10 the structures of two such classes with equal
-    static values compare equal, and a jitted function then runs one's program on the other.
+    do the same faster, but in jax 0.10 the structures of two such classes with equal static
+    values compare equal, and a jitted function may then run one's program on the other.
 
     Example:
       >>> @record
