@@ -156,7 +156,9 @@ def replay(
         now = gains_of(step)
         chosen = controls(now, states, known_mean(step, path))
         states = states + jnp.sum(window.features[slots[step]] * chosen[None], axis=1)
-        return (states, path.at[step + 1].set(population.mean(states))), chosen
+        if policy.information == "feedback":  # offline nobody is told
+            path = path.at[step + 1].set(population.mean(states))
+        return (states, path), chosen
 
     def gains_of(step: Array) -> FeedbackGains:
         return jax.tree.map(lambda leaf: leaf[step], gains)
