@@ -6,9 +6,11 @@ same: every test that starts a process (the command line, the README, the canary
 numbers in tests/test_optimised.py) starts it with XLA as it is.
 """
 
+import gc
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 QUICK_FLAGS = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
 
@@ -35,3 +37,26 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.devices()  # reads the flags; from here on child processes start without them
 if _flags_of_the_user is None:
     os.environ.pop("XLA_FLAGS", None)
+
+
+MAPS = Path("/proc/self/maps")  # what this process has mapped, a line each; Linux only
+MOST_MAPS = 20_000  # Linux refuses the 65,531st, and every compiled program holds a few
+
+
+class ForgetPrograms:
+    """Drops compiled programs long before the system's limit on memory maps is met.
+
+    A worker that has run a thousand tests holds tens of thousands of maps; past the limit the
+    next library fails to load and the next compilation kills the process.
+    """
+
+    def pytest_runtest_teardown(self, item, nextitem):
+        """Look after every test; forgetting costs the next tests their compilations."""
+        if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
+            jax.clear_caches()
+            gc.collect()
+
+
+def pytest_configure(config):
+    """For doctests too, which no conftest of a folder reaches."""
+    config.pluginmanager.register(ForgetPrograms())
