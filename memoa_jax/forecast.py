@@ -13,11 +13,11 @@ import jax.numpy as jnp
 from memoa_jax.game import GameCost
 from memoa_jax.linalg import (
     is_singular,
-    regularised_solve,
     smallest_pivot,
     solve_general,
     solve_lanes,
 )
+from memoa_jax.regression import NormalEquations
 from memoa_jax.types import (
     Action,
     Array,
@@ -35,30 +35,29 @@ from memoa_jax.types import (
 class Forecasts:
     """Every agent's regression of the series' moves on its own features, forgotten slowly.
 
-        gram   = sum_{s<t} discount^{t-1-s} Z_s'Z_s               [p, p, N]
-        moment = sum_{s<t} discount^{t-1-s} Z_s'(y_{s+1} - y_s)   [p, N]
+        gram   = sum_{s<t} discount^{t-1-s} Z_s'Z_s
+        moment = sum_{s<t} discount^{t-1-s} Z_s'(y_{s+1} - y_s)
 
     The step in progress waits in `features` [d, p, N]; `target` [d] is the last observed value
     and `known` whether it was the last row's.
     """
 
-    gram: Array
-    moment: Array
+    equations: NormalEquations
     features: Array
     target: Array
     known: Array
 
     def complete(self, observation: Observation, discount: Scalar) -> Forecasts:
         """Enter the step in progress, whose move has now been observed, and begin the new one."""
-        z = self.features
         # A move is known when both of its ends are; the others still age.
         counted = observation.known & self.known & (observation.step > 0)
-        weight = counted.astype(z.dtype)
-        fade = jnp.asarray(discount, z.dtype)
-        move = observation.target - self.target
         return Forecasts(
-            gram=fade * self.gram + weight * jnp.sum(z[:, :, None] * z[:, None], axis=0),
-            moment=fade * self.moment + weight * jnp.sum(z * move[:, None, None], axis=0),
+            equations=self.equations.add(
+                self.features,
+                observation.target - self.target,
+                counted.astype(self.features.dtype),
+                discount,
+            ),
             features=observation.features,
             target=observation.target,
             known=observation.known,
@@ -90,8 +89,7 @@ class ForecastGame:
         """Return forecasts that know nothing."""
         d, p = dimensions.outputs, dimensions.features
         forecasts = Forecasts(
-            gram=jnp.zeros((p, p, num_agents), dtype),
-            moment=jnp.zeros((p, num_agents), dtype),
+            equations=NormalEquations.empty(p, num_agents, dtype),
             features=jnp.zeros((d, p, num_agents), dtype),
             target=jnp.zeros((d,), dtype),
             known=jnp.zeros((), bool),
@@ -102,9 +100,7 @@ class ForecastGame:
         """Forecast the move, then play the one-step game on all forecasts."""
         forecasts = state.forecasts.complete(observation, self.discount)
         z, population = observation.features, observation.population
-        readout = regularised_solve(
-            forecasts.gram, forecasts.moment, jnp.asarray(self.ridge, z.dtype)
-        )
+        readout = forecasts.equations.solve(self.ridge)
         forecast = jnp.sum(z * readout[None], axis=1)
         game = OneStep.of(self.cost, population if self.finite else None, z.dtype)
         responses, wishes, pivots = respond(game, z, forecast)

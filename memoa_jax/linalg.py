@@ -58,6 +58,9 @@ def solve_spd(matrix: Array, right: Array) -> Array:
       matrix: [m, m], symmetric.
       right: [m] or [m, r].
     """
+    if matrix.shape == (1, 1):
+        # The library's routine would cost more than the agents' arithmetic.
+        return right / jnp.where(matrix > 0, matrix, jnp.nan).reshape((1,) * right.ndim)
     factor = jnp.linalg.cholesky(matrix)
     return jax.scipy.linalg.cho_solve((factor, True), right)
 
@@ -90,6 +93,36 @@ def is_singular(matrix: Array) -> Array:
     return jnp.min(pivots, axis=-1) <= rounding * jnp.max(pivots, axis=-1)
 
 
+def computed_once(values: Array) -> Array:
+    """Return the same values, computed once and kept, however many computations use them.
+
+    XLA copies cheap arithmetic into each of its consumers (an agent's features would be drawn
+    anew for every use), but never a division. So this divides by a 1 that XLA cannot see
+    through: exact, bit for bit, NaN and infinity included. An optimization barrier does not
+    help: on CPU it is gone before XLA decides what to copy.
+
+    Example:
+      >>> computed_once(jnp.array([0.0, 3.0])).tolist()
+      [0.0, 3.0]
+    """
+    one = jnp.where(lax.stop_gradient(values == values), 1.0, 2.0).astype(values.dtype)
+    return values / one
+
+
+def applied(features: Array, control: Array) -> Array:
+    """Return every agent's Z beta, [d, N], for features [d, p, N] and controls [p, N].
+
+    Example:
+      >>> applied(jnp.ones((1, 2, 3)), jnp.ones((2, 3))).tolist()
+      [[2.0, 2.0, 2.0]]
+    """
+    # Term by term: a reduction over a leading axis runs agent by agent on CPU.
+    total = features[:, 0] * control[0][None]
+    for b in range(1, features.shape[1]):
+        total = total + features[:, b] * control[b][None]
+    return total
+
+
 Lanes = Sequence[Array]
 """A vector per agent: one [N] array per component."""
 SymmetricLanes = Sequence[Sequence[Array]]
@@ -102,7 +135,7 @@ def solve_lanes(matrix: SymmetricLanes, right: Lanes) -> list[Array]:
         matrix_i x_i = right_i        for every agent i, by LDL' without pivoting
 
     Eliminated row by row in arithmetic over agents: the way to go for p up to about
-    `UNROLLED_FEATURES` (see `ridge_lanes`). Gradients solve a second system with the same
+    `UNROLLED_FEATURES` (see `memoa_jax.regression`). Gradients solve a second system with the same
     matrix instead of differentiating the elimination.
 
     Args:
@@ -129,26 +162,29 @@ def solve_lanes(matrix: SymmetricLanes, right: Lanes) -> list[Array]:
     return solution
 
 
-def _factor_ldl(matrix: SymmetricLanes) -> tuple[list[list[Array]], list[Array], list[Array]]:
-    """Factor LDL' unrolled over rows: L below its diagonal, the pivots, and their inverses."""
+def _factor_ldl(matrix: SymmetricLanes) -> tuple[list[list[Array]], list[Array]]:
+    """Factor LDL' unrolled over rows; return the rows of LD below its diagonal, and the pivots.
+
+    Every chain ends in a division here and in `_solve_ldl`. XLA copies cheap arithmetic into
+    each of its consumers, which makes the elimination's work exponential in p, but never copies
+    a division: with multiplications by inverse pivots the solve is 20 times slower on CPU.
+    """
+    scaled: list[list[Array]] = []  # scaled[a][b] = L[a][b] D[b]
     lower: list[list[Array]] = []
     pivots: list[Array] = []
-    inverse_pivots: list[Array] = []
     for a in range(len(matrix)):
-        # scaled[b] = L[a][b] * D[b]; the division by the pivot is paid once per row
-        scaled: list[Array] = []
+        scaled.append([])
         for b in range(a):
             entry = matrix[a][b]
             for c in range(b):
-                entry = entry - scaled[c] * lower[b][c]
-            scaled.append(entry)
-        lower.append([s * inverse_pivots[b] for b, s in enumerate(scaled)])
+                entry = entry - scaled[a][c] * lower[b][c]
+            scaled[a].append(entry)
+        lower.append([entry / pivots[b] for b, entry in enumerate(scaled[a])])
         pivot = matrix[a][a]
         for b in range(a):
-            pivot = pivot - scaled[b] * lower[a][b]
+            pivot = pivot - scaled[a][b] * lower[a][b]
         pivots.append(pivot)
-        inverse_pivots.append(1.0 / pivot)
-    return lower, pivots, inverse_pivots
+    return scaled, pivots
 
 
 def smallest_pivot(matrix: SymmetricLanes) -> Array:
@@ -168,81 +204,24 @@ def smallest_pivot(matrix: SymmetricLanes) -> Array:
 def _solve_ldl(matrix: SymmetricLanes, right: Lanes) -> list[Array]:
     """Solve by LDL' unrolled over rows: no branch, no gather, one lane per agent."""
     p = len(right)
-    lower, _, inverse_pivots = _factor_ldl(matrix)
-    forward: list[Array] = []
+    scaled, pivots = _factor_ldl(matrix)
+    forward: list[Array] = []  # L^{-1} right, and the same over the pivots
+    divided: list[Array] = []
     for a in range(p):
         value = right[a]
         for b in range(a):
-            value = value - lower[a][b] * forward[b]
+            value = value - scaled[a][b] * divided[b]
         forward.append(value)
-    solution = [f * inverse for f, inverse in zip(forward, inverse_pivots, strict=True)]
+        divided.append(value / pivots[a])
+    solution = list(forward)
     for a in reversed(range(p)):
         for b in range(a + 1, p):
-            solution[a] = solution[a] - lower[b][a] * solution[b]
+            solution[a] = solution[a] - scaled[b][a] * solution[b]
+        solution[a] = solution[a] / pivots[a]
     return solution
 
 
-def ridge_lanes(rows: Array, right: Array, weights: Array, ridge: Array) -> Array:
-    """Fit one weighted ridge regression per agent; exact, O(R p^2 + p^3) per agent.
-
-        x_i = argmin_x sum_r weights_r (right_ri - rows_ri' x)^2 + ridge |x|^2
-
-    Args:
-      rows: [R, p, N], the regressors.
-      right: [R, N], what they explain.
-      weights: [R], shared by all agents, >= 0.
-      ridge: scalar > 0.
-
-    Returns:
-      [p, N].
-
-    Example:
-      >>> rows = jnp.ones((1, 1, 2))
-      >>> ridge_lanes(rows, jnp.ones((1, 2)), jnp.ones(1), jnp.ones(())).tolist()
-      [[0.5, 0.5]]
-    """
-    p = rows.shape[1]
-    weighted = rows * weights[:, None, None]
-    if p > UNROLLED_FEATURES:
-        gram = einsum("rai,rbi->abi", weighted, rows)
-        return regularised_solve(gram, einsum("rai,ri->ai", weighted, right), ridge)
-    matrix = [
-        [
-            jnp.sum(weighted[:, a] * rows[:, b], axis=0) + (ridge if a == b else 0.0)
-            for b in range(a + 1)
-        ]
-        for a in range(p)
-    ]
-    return jnp.stack(
-        solve_lanes(matrix, [jnp.sum(weighted[:, a] * right, axis=0) for a in range(p)])
-    )
-
-
-def regularised_solve(gram: Array, moment: Array, ridge: Array) -> Array:
-    """Return (gram_i + ridge I)^{-1} moment_i for every agent; exact, O(p^3) per agent.
-
-    Args:
-      gram: [p, p, N], symmetric and positive semidefinite in the first two axes.
-      moment: [p, N].
-      ridge: scalar > 0, or one per agent, [N].
-
-    Returns:
-      [p, N].
-
-    Example:
-      >>> regularised_solve(jnp.ones((1, 1, 2)), jnp.ones((1, 2)), jnp.array(3.0)).tolist()
-      [[0.25, 0.25]]
-    """
-    p = gram.shape[0]
-    if p > UNROLLED_FEATURES:
-        ridge = jnp.broadcast_to(ridge, gram.shape[-1:])
-        diagonal = ridge[:, None, None] * jnp.eye(p, dtype=gram.dtype)[None]
-        return _solve_library(jnp.moveaxis(gram, -1, 0) + diagonal, moment.T).T
-    matrix = [[gram[a, b] + (ridge if a == b else 0.0) for b in range(a + 1)] for a in range(p)]
-    return jnp.stack(solve_lanes(matrix, list(moment)))
-
-
-def _solve_library(matrices: Array, right: Array) -> Array:
+def solve_library(matrices: Array, right: Array) -> Array:
     """Solve [N, p, p] against [N, p] with the library's Cholesky.
 
     In bounded blocks: very large batches of tiny factorizations can fail on GPUs.

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from memoa_jax.linalg import regularised_solve
+from memoa_jax.regression import NormalEquations
 from memoa_jax.types import Array, Dimensions, Scalar, record
 
 DIVERGED_RANGES = 10.0
@@ -57,12 +57,11 @@ class Total:
 class ReadOut:
     """Normal equations of the best fixed read-out in hindsight, one problem per agent.
 
-    `gram` [p, p, N] is sum Z'Z, `moment` [p, N] is sum Z'm and `energy` is sum |m|^2 for the
-    moves m = y_{t+1} - y_t, [N]; `features` [d, p, N] are those of the step in progress.
+    `equations` hold sum Z'Z and sum Z'm, `energy` [N] is sum |m|^2 for the moves
+    m = y_{t+1} - y_t; `features` [d, p, N] are those of the step in progress.
     """
 
-    gram: Array
-    moment: Array
+    equations: NormalEquations
     energy: Array
     features: Array
 
@@ -71,8 +70,7 @@ class ReadOut:
         """Return the equations before the first move."""
         d, p = dimensions.outputs, dimensions.features
         return cls(
-            gram=jnp.zeros((p, p, num_agents), dtype),
-            moment=jnp.zeros((p, num_agents), dtype),
+            equations=NormalEquations.empty(p, num_agents, dtype),
             energy=jnp.zeros((num_agents,), dtype),
             features=jnp.zeros((d, p, num_agents), dtype),
         )
@@ -82,11 +80,9 @@ class ReadOut:
 
         `counted` is one answer for all agents, or one for each, [N].
         """
-        z = self.features
-        weight = jnp.broadcast_to(counted.astype(z.dtype), self.energy.shape)
+        weight = counted.astype(features.dtype)
         return ReadOut(
-            gram=self.gram + weight[None, None] * jnp.sum(z[:, :, None] * z[:, None], axis=0),
-            moment=self.moment + weight[None] * jnp.sum(z * move[:, None, None], axis=0),
+            equations=self.equations.add(self.features, move, weight),
             energy=self.energy + weight * jnp.sum(move**2),
             features=features,
         )
@@ -97,11 +93,11 @@ class ReadOut:
         Up to a ridge of rounding size, which keeps rank-deficient features solvable and can
         only raise the minimum (by a relative 1e-5 in float32).
         """
-        trace = jnp.trace(self.gram)
+        trace = self.equations.trace()
         ridge = 8 * jnp.finfo(trace.dtype).eps * jnp.where(trace > 0, trace, 1.0)
-        theta = regularised_solve(self.gram, self.moment, ridge)
-        fitted = jnp.sum(self.gram * theta[None], axis=1)
-        return jnp.clip(self.energy + jnp.sum(theta * (fitted - 2 * self.moment), axis=0), 0.0)
+        theta = self.equations.solve(ridge)
+        surplus = self.equations.multiply(theta) - 2 * self.equations.moment
+        return jnp.clip(self.energy + jnp.sum(theta * surplus, axis=0), 0.0)
 
 
 @record

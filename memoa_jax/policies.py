@@ -15,8 +15,8 @@ from jax import lax
 from memoa_jax.arguments import number, one_of, whole
 from memoa_jax.forecast import ForecastGame
 from memoa_jax.game import FeatureMoments, GameCost
+from memoa_jax.window_ridge import Greedy, greedy_control
 from memoa_jax.information import Information, offline_gains
-from memoa_jax.linalg import ridge_lanes
 from memoa_jax.memory import History, Window
 from memoa_jax.nash import FeedbackGains, solve_nash
 from memoa_jax.types import (
@@ -35,46 +35,6 @@ GameName = Literal["hindsight", "forecast"]
 FORECAST_COST = GameCost(consensus=10.0, effort=1e-3)
 """The forecast game's default cost; chosen, with its regression's ridge and discount, on seasonal,
 random-walk, step and logistic series that no published figure of this project is about."""
-
-
-@record
-class Greedy:
-    """See `greedy`."""
-
-    cost: GameCost
-    window: int = static()
-
-    def init(self, dimensions: Dimensions, num_agents: int, dtype: Any) -> Window:
-        """Return an empty window."""
-        return Window.empty(self.window, dimensions, num_agents, dtype)
-
-    def act(self, state: Window, observation: Observation) -> tuple[Window, Action]:
-        """Fit the recent residuals, each agent its own, and apply the fit once more."""
-        state = state.complete(observation)
-        control = greedy_control(self, state, observation.step)
-        base = observation.prediction
-        action = Action(base=base, control=control, status=jnp.int32(Status.OK))
-        return state.begin(observation.features, base), action
-
-
-def greedy_control(policy: Greedy, window: Window, step: Array) -> Array:
-    """Return each agent's ridge read-out of its own last residuals, [p, N].
-
-    beta = argmin_b sum_{s=max(t-W,0)}^{t-1} e^{-forgetting (t-1-s)} |y_{s+1}-Y_s-Z_s b|^2
-                    + effort |b|^2
-    """
-    length, outputs, features, _ = window.features.shape
-    dtype = window.features.dtype
-    age = (step - 1 - jnp.arange(length)) % length
-    counted = window.known & (age < policy.window) & (age < step)
-    forgetting = jnp.asarray(policy.cost.forgetting, dtype)
-    weights = jnp.where(counted, jnp.exp(-forgetting * age.astype(dtype)), 0.0)
-    return ridge_lanes(
-        window.features.reshape(length * outputs, features, -1),
-        window.residuals.reshape(length * outputs, -1),
-        jnp.repeat(weights, outputs),
-        jnp.asarray(policy.cost.effort, dtype),
-    )
 
 
 @record

@@ -18,6 +18,7 @@ from jax import lax
 
 from memoa_jax.arguments import one_of, whole
 from memoa_jax.draws import seed_words
+from memoa_jax.linalg import applied, computed_once
 from memoa_jax.metrics import AgentTotals, Summary, summarise
 from memoa_jax.recording import Field, Record, check, pick
 from memoa_jax.series import Series
@@ -132,7 +133,7 @@ def advance(program: Program, state: State, point: Point) -> tuple[State, Info]:
     if program.participation is not None:
         participation, present = program.participation.present(participation, program.agents, step)
     population = program.population.among(present)
-    features = population.only_present(features)
+    features = computed_once(population.only_present(features))
     observation = Observation(
         step=step,
         target=target,
@@ -144,7 +145,7 @@ def advance(program: Program, state: State, point: Point) -> tuple[State, Info]:
     )
     policy_state, action = program.policy.act(state.policy, observation)
     control = population.only_present(action.control)
-    prediction = action.base + jnp.sum(features * control[None], axis=1)
+    prediction = action.base + applied(features, control)
     mixture_state, server = program.mixture.mix(state.mixture, observation, prediction)
     totals = state.totals.score(
         error=state.prediction - target[:, None],

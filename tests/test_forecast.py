@@ -11,7 +11,6 @@ import pytest
 from memoa_jax.encoders import echo_state, given_features
 from memoa_jax.forecast import ForecastGame, OneStep, controls, mean_move, respond
 from memoa_jax.game import GameCost
-from memoa_jax.linalg import regularised_solve
 from memoa_jax.mixture import ridge_mixture
 from memoa_jax.policies import centralized, decentralized, greedy
 from memoa_jax.recording import Record
@@ -204,7 +203,7 @@ def test_block_by_block_through_all_time_in_two_passes():
                 voters=nobody,
             )
             state = state.complete(seen, discount)
-            readout = regularised_solve(state.gram, state.moment, jnp.asarray(ridge))
+            readout = state.equations.solve(ridge)
             found.append(jnp.sum(z[t] * readout[None], axis=1))
         return found
 

@@ -33,6 +33,8 @@ ORDER = [
     "mixture",
     "experts",
     "memory",
+    "regression",
+    "window_ridge",
     "participation",
     "forecast",
     "policies",

@@ -1,0 +1,120 @@
+"""The greedy policy: each agent fits its own last residuals and looks no further."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+
+from memoa_jax.game import GameCost
+from memoa_jax.linalg import computed_once
+from memoa_jax.memory import Window
+from memoa_jax.regression import NormalEquations
+from memoa_jax.types import Action, Array, Dimensions, Observation, Status, record, static
+
+ENTERED_ANEW = 3
+"""Up to this window its steps are entered anew each time; a longer one slides."""
+
+
+@record
+class GreedyState:
+    """The window, and its normal equations where they slide (None: too short to be worth it)."""
+
+    window: Window
+    equations: NormalEquations | None
+
+
+@record
+class Greedy:
+    """See `memoa_jax.policies.greedy`."""
+
+    cost: GameCost
+    window: int = static()
+
+    @property
+    def surveys(self) -> tuple[()]:
+        """Nothing: these agents ask nothing of the others."""
+        return ()
+
+    def init(self, dimensions: Dimensions, num_agents: int, dtype: Any) -> GreedyState:
+        """Return an empty window."""
+        slides = self.window > ENTERED_ANEW
+        # One slot more than it needs: the step that leaves is read after the new one is
+        # written, from another slot. Reading the slot about to be overwritten would make XLA
+        # copy the whole ring at every step.
+        length = self.window + 1 if slides else self.window
+        return GreedyState(
+            window=Window.empty(length, dimensions, num_agents, dtype),
+            equations=NormalEquations.empty(dimensions.features, num_agents, dtype)
+            if slides
+            else None,
+        )
+
+    def act(self, state: GreedyState, observation: Observation) -> tuple[GreedyState, Action]:
+        """Fit the recent residuals, each agent its own, and apply the fit once more."""
+        window, step = state.window.complete(observation), observation.step
+        equations = state.equations
+        if equations is None:
+            fitted = window_equations(self, window, step)
+        else:
+            slid = equations
+            # What an outlier's rounding error leaves behind lives one window at most.
+            fitted = equations = lax.cond(
+                step % self.window == 0,
+                lambda: window_equations(self, window, step),
+                lambda: slide(self, slid, window, state.window.pending_features, step),
+            )
+        base = observation.prediction
+        control = fitted.solve(self.cost.effort)
+        action = Action(base=base, control=control, status=jnp.int32(Status.OK))
+        return GreedyState(window.begin(observation.features, base), equations), action
+
+
+def greedy_control(policy: Greedy, window: Window, step: Array) -> Array:
+    """Return each agent's ridge read-out of its own last residuals, [p, N].
+
+    beta = argmin_b sum_{s=max(t-W,0)}^{t-1} e^{-forgetting (t-1-s)} |y_{s+1}-Y_s-Z_s b|^2
+                    + effort |b|^2
+    """
+    return window_equations(policy, window, step).solve(policy.cost.effort)
+
+
+def window_equations(policy: Greedy, window: Window, step: Array) -> NormalEquations:
+    """Enter the window's steps one by one; exact, O(W d p^2) per agent."""
+    dtype = window.features.dtype
+
+    def enter(equations: NormalEquations, age: Array | int) -> NormalEquations:
+        slot = (step - 1 - age) % window.length
+        weight = jnp.where(window.known[slot] & (age < step), _faded(policy, age, dtype), 0.0)
+        return equations.add(
+            computed_once(window.features[slot]), window.residuals[slot], weight
+        )
+
+    _, _, features, count = window.features.shape
+    equations = NormalEquations.empty(features, count, dtype)
+    ages = jnp.arange(policy.window)
+    return lax.scan(lambda carry, age: (enter(carry, age), None), equations, ages)[0]
+
+
+def slide(
+    policy: Greedy, equations: NormalEquations, window: Window, newest: Array, step: Array
+) -> NormalEquations:
+    """Enter the newest step, of features `newest`, and take out the one that leaves.
+
+    O(d p^2) per agent.
+    """
+    dtype = newest.dtype
+    entered, leaving = (step - 1) % window.length, (step - 1 - policy.window) % window.length
+    gone = jnp.where(window.known[leaving], -_faded(policy, policy.window, dtype), 0.0)
+    return equations.add(
+        newest,
+        window.residuals[entered],
+        window.known[entered].astype(dtype),
+        _faded(policy, 1, dtype),
+    ).add(computed_once(window.features[leaving]), window.residuals[leaving], gone)
+
+
+def _faded(policy: Greedy, age: Array | int, dtype: Any) -> Array:
+    """Return what a step of this age counts, e^{-forgetting age}."""
+    return jnp.exp(-jnp.asarray(policy.cost.forgetting, dtype) * jnp.asarray(age, dtype))
