@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from memoa_jax.game import GameCost
 from memoa_jax.linalg import (
+    applied,
     is_singular,
     smallest_pivot,
     solve_general,
@@ -23,9 +24,10 @@ from memoa_jax.types import (
     Array,
     Dimensions,
     Observation,
-    Population,
     Scalar,
+    Sight,
     Status,
+    Survey,
     record,
     static,
 )
@@ -84,6 +86,12 @@ class ForecastGame:
     discount: Scalar
     staleness: int = static()
     finite: bool = static()
+    coupled: bool = static(default=True)
+
+    @property
+    def surveys(self) -> tuple[Survey, ...]:
+        """The mean move; nothing for agents that play alone."""
+        return (MoveSurvey(self),) if self.coupled else ()
 
     def init(self, dimensions: Dimensions, num_agents: int, dtype: Any) -> ForecastState:
         """Return forecasts that know nothing."""
@@ -98,22 +106,86 @@ class ForecastGame:
 
     def act(self, state: ForecastState, observation: Observation) -> tuple[ForecastState, Action]:
         """Forecast the move, then play the one-step game on all forecasts."""
-        forecasts = state.forecasts.complete(observation, self.discount)
-        z, population = observation.features, observation.population
-        readout = forecasts.equations.solve(self.ridge)
-        forecast = jnp.sum(z * readout[None], axis=1)
-        game = OneStep.of(self.cost, population if self.finite else None, z.dtype)
+        forecasts, forecast = predict(self, state.forecasts, observation)
+        z, population, moves = observation.features, observation.population, state.moves
+        game = OneStep.of(self.cost, population.size if self.finite else None, z.dtype)
         responses, wishes, pivots = respond(game, z, forecast)
-        move, singular = mean_move(game, population.mean(responses), population.mean(wishes))
-        moves = jnp.concatenate([state.moves, move[None]])
-        control = controls(game, z, forecast, moves[0])
+        if not self.coupled:
+            move, singular = jnp.zeros_like(observation.target), jnp.zeros((), bool)
+        elif observation.told is None:
+            found = population.mean(responses), population.mean(wishes)
+            moves, (move, singular) = heard(game, moves, *found)
+        else:
+            ((move, singular),) = observation.told
+        control = controls(game, z, forecast, move)
         base = jnp.broadcast_to(observation.target[:, None], observation.prediction.shape)
         indefinite = ~(population.largest(-pivots) < 0)
         status = jnp.where(indefinite, Status.INDEFINITE, 0) | jnp.where(
             singular, Status.SINGULAR, 0
         )
         action = Action(base=base, control=control, status=status.astype(jnp.int32))
-        return ForecastState(forecasts, moves[1:]), action
+        return ForecastState(forecasts, moves), action
+
+
+def predict(
+    policy: ForecastGame, forecasts: Forecasts, observation: Observation
+) -> tuple[Forecasts, Array]:
+    """Enter the last move and return every agent's forecast s^i of the next one, [d, N]."""
+    forecasts = forecasts.complete(observation, policy.discount)
+    return forecasts, applied(observation.features, forecasts.equations.solve(policy.ridge))
+
+
+@record
+class MoveSurvey:
+    """Asks for the mean response and the mean wish, and answers with the mean move."""
+
+    policy: ForecastGame
+
+    def init(self, dimensions: Dimensions, num_agents: int, dtype: Any) -> Forecasts:
+        """Return forecasts that know nothing."""
+        return self.policy.init(dimensions, num_agents, dtype).forecasts
+
+    def look(
+        self, state: Forecasts, observation: Observation
+    ) -> tuple[Forecasts, tuple[Array, Array]]:
+        """Forecast, and average how the block's agents would move."""
+        state, forecast = predict(self.policy, state, observation)
+        population = observation.population
+        game = self._game(population.size, forecast.dtype)
+        responses, wishes, _ = respond(game, observation.features, forecast)
+        return state, (population.mean(responses), population.mean(wishes))
+
+    def begin(self, dimensions: Dimensions, dtype: Any) -> Array:
+        """Return the moves that agents have not heard of yet."""
+        return jnp.zeros((self.policy.staleness, dimensions.outputs), dtype)
+
+    def meet(
+        self, common: Array, found: tuple[Array, Array], sight: Sight
+    ) -> tuple[Array, tuple[Array, Array]]:
+        """Solve for the move on which all responses meet."""
+        return heard(self._game(sight.size, sight.target.dtype), common, *found)
+
+    def _game(self, size: Array, dtype: Any) -> OneStep:
+        return OneStep.of(self.policy.cost, size if self.policy.finite else None, dtype)
+
+
+def heard(
+    game: OneStep, moves: Array, mean_response: Array, mean_wish: Array
+) -> tuple[Array, tuple[Array, Array]]:
+    """Solve for the mean move; return those not yet heard of, and what the agents now hear.
+
+    Args:
+      game: the one-step game.
+      moves: [staleness, d], on their way to the agents, oldest first.
+      mean_response: [d, d].
+      mean_wish: [d].
+
+    Returns:
+      The moves on their way, and the move that arrives with whether the system was singular.
+    """
+    move, singular = mean_move(game, mean_response, mean_wish)
+    moves = jnp.concatenate([moves, move[None]])
+    return moves[1:], (moves[0], singular)
 
 
 @record
@@ -125,9 +197,9 @@ class OneStep:
     effort: Array
 
     @classmethod
-    def of(cls, cost: GameCost, population: Population | None, dtype: Any) -> OneStep:
-        """Take the weights of a cost; without a population, in the limit."""
-        share = 1.0 if population is None else 1.0 - 1.0 / population.size
+    def of(cls, cost: GameCost, population: Array | None, dtype: Any) -> OneStep:
+        """Take the weights of a cost for a population's size; in the limit for None."""
+        share = 1.0 if population is None else 1.0 - 1.0 / population
         tracking, consensus, effort = (
             jnp.asarray(weight, dtype) for weight in (cost.tracking, cost.consensus, cost.effort)
         )

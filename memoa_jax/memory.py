@@ -11,7 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from memoa_jax.game import FeatureMoments
-from memoa_jax.types import Array, Dimensions, Observation, Population, record
+from memoa_jax.types import Array, Dimensions, Observation, Population, Sight, record
 
 
 @record
@@ -69,8 +69,9 @@ class History:
     """What the population as a whole went through in the last L steps; rings like `Window`.
 
     `mean` [L, d, p] and `second` [L, d, d, p, p] are the moments of the realised features of
-    step s, `origins` [L, d] is y_s and `targets` [L, d] is y_{s+1}; `origins_known` [L] says
-    whether y_s was observed. `last` and `last_known` are y_t and its flag.
+    step s, `origins` [L, d] is y_s and `targets` [L, d] is y_{s+1}; `origins_known` and
+    `targets_known` [L] say whether they were observed. The step in progress waits: its moments
+    `pending`, y_t in `last` and its flag in `last_known`.
     """
 
     mean: Array
@@ -78,6 +79,8 @@ class History:
     origins: Array
     targets: Array
     origins_known: Array
+    targets_known: Array
+    pending: FeatureMoments
     last: Array
     last_known: Array
 
@@ -91,25 +94,31 @@ class History:
             origins=jnp.zeros((length, d), dtype),
             targets=jnp.zeros((length, d), dtype),
             origins_known=jnp.zeros((length,), bool),
+            targets_known=jnp.zeros((length,), bool),
+            pending=FeatureMoments(jnp.zeros((d, p), dtype), jnp.zeros((d, d, p, p), dtype)),
             last=jnp.zeros((d,), dtype),
             last_known=jnp.zeros((), bool),
         )
 
-    def complete(self, observation: Observation, features: Array) -> History:
-        """Enter the step in progress: its realised moments and the target just seen.
+    def complete(self, sight: Sight, begun: FeatureMoments) -> History:
+        """Enter the step in progress, whose target has now been seen; begin that of `begun`.
 
-        The moments are those of the agents that were present then, whose features these are.
+        Args:
+          sight: of the step that begins.
+          begun: its realised moments, over the agents that are present.
         """
-        slot = (observation.step - 1) % self.mean.shape[0]
-        moments = population_moments(features, observation.voters)
+        slot = (sight.step - 1) % self.mean.shape[0]
+        seen = sight.known & (sight.step > 0)
         return History(
-            mean=self.mean.at[slot].set(moments.mean),
-            second=self.second.at[slot].set(moments.second),
+            mean=self.mean.at[slot].set(self.pending.mean),
+            second=self.second.at[slot].set(self.pending.second),
             origins=self.origins.at[slot].set(self.last),
-            targets=self.targets.at[slot].set(observation.target),
+            targets=self.targets.at[slot].set(sight.target),
             origins_known=self.origins_known.at[slot].set(self.last_known),
-            last=observation.target,
-            last_known=observation.known,
+            targets_known=self.targets_known.at[slot].set(seen),
+            pending=begun,
+            last=sight.target,
+            last_known=sight.known,
         )
 
 

@@ -30,24 +30,45 @@ from memoa_jax.types import (
     Observation,
     Population,
     Scalar,
+    Sight,
+    Spread,
     real_dtype,
     record,
 )
 
 
 @record
-class RidgeState:
-    """What the weights are made of, since the last time the target was seen.
+class RidgeFit:
+    """What the weights are made of, besides the agents' deviations.
 
-    `deviation` [d, N] is U_i - ubar of the predictions they were fitted to, zero for agents that
-    made none; `response` [d] is the tilt r; `system` [d, d] and `moment` [d] are the discounted
-    normal equations that it solves.
+    `response` [d] is the tilt r; `system` [d, d] and `moment` [d] are the discounted normal
+    equations that it solves.
     """
 
-    deviation: Array
     response: Array
     system: Array
     moment: Array
+
+    @classmethod
+    def empty(cls, outputs: int, dtype: Any) -> RidgeFit:
+        """Return the fit to nothing: no tilt."""
+        return cls(
+            response=jnp.zeros((outputs,), dtype),
+            system=jnp.zeros((outputs, outputs), dtype),
+            moment=jnp.zeros((outputs,), dtype),
+        )
+
+
+@record
+class RidgeState:
+    """The weights, since the last time the target was seen.
+
+    `deviation` [d, N] is U_i - ubar of the predictions they were fitted to, zero for agents that
+    made none.
+    """
+
+    deviation: Array
+    fit: RidgeFit
 
 
 @record
@@ -60,13 +81,15 @@ class RidgeMixture:
 
     def init(self, dimensions: Dimensions, num_agents: int, dtype: Any) -> RidgeState:
         """Return uniform weights eta/N."""
-        outputs = dimensions.outputs
         return RidgeState(
-            deviation=jnp.zeros((outputs, num_agents), dtype),
-            response=jnp.zeros((outputs,), dtype),
-            system=jnp.zeros((outputs, outputs), dtype),
-            moment=jnp.zeros((outputs,), dtype),
+            deviation=jnp.zeros((dimensions.outputs, num_agents), dtype),
+            fit=RidgeFit.empty(dimensions.outputs, dtype),
         )
+
+    @property
+    def survey(self) -> RidgeSurvey:
+        """How a block's predictions enter the server's output when blocks are run one by one."""
+        return RidgeSurvey(self)
 
     def mix(
         self, state: RidgeState, observation: Observation, next_prediction: Array
@@ -78,7 +101,9 @@ class RidgeMixture:
         error = observation.prediction - target[:, None]
         mean_error = voters.mean(error)
         deviation = voters.only_present(error - mean_error[:, None])
-        fitted = _fit(self, state, deviation, target, target + mean_error, voters)
+        spread = voters.products(deviation, deviation)
+        fit = _fit(self, state.fit, spread, target, target + mean_error)
+        fitted = RidgeState(deviation, fit)
         state = jax.tree.map(lambda new, old: jnp.where(observation.known, new, old), fitted, state)
         ahead = next_prediction - target[:, None]
         eta = jnp.asarray(self.eta, target.dtype)
@@ -87,13 +112,13 @@ class RidgeMixture:
 
     def weights(self, state: RidgeState, population: Population) -> Array:
         """Return the block's weights w [N]; over the population they sum to eta."""
-        share = jnp.asarray(self.eta, state.response.dtype) / population.size
+        share = jnp.asarray(self.eta, state.deviation.dtype) / population.size
         return population.only_present(share + _tilt(state, population))
 
 
 def _tilt(state: RidgeState, population: Population) -> Array:
     """Return w_i - eta/N, [N]; it sums to zero over the agents that are present."""
-    tilt = jnp.sum(state.deviation * state.response[:, None], axis=0)
+    tilt = jnp.sum(state.deviation * state.fit.response[:, None], axis=0)
     if population.present is None:
         return tilt  # deviations sum to zero by construction
     # Where fitters have left, the nearest weights (in |w|) that still sum to eta.
@@ -102,13 +127,14 @@ def _tilt(state: RidgeState, population: Population) -> Array:
 
 def _fit(
     mixture: RidgeMixture,
-    state: RidgeState,
-    deviation: Array,
+    state: RidgeFit,
+    spread: Array,
     target: Array,
     mean: Array,
-    voters: Population,
-) -> RidgeState:
-    """Return the state after one more step; its `response` is the best tilt over the past.
+) -> RidgeFit:
+    """Return the fit after one more step; its `response` is the best tilt over the past.
+
+    `spread` [d, d] is S, the sum of the deviations' products, and `mean` [d] is ubar.
 
     Sought is A r = b. Started from the last step's own solution r0 (the published rule, solved
     with S + kappa I and never with S squared), what is left is a correction by the past alone:
@@ -118,7 +144,6 @@ def _fit(
     kappa, eta, discount = (
         jnp.asarray(value, dtype) for value in (mixture.kappa, mixture.eta, mixture.discount)
     )
-    spread = voters.products(deviation, deviation)
     identity = jnp.eye(outputs, dtype=dtype)
     missing = target - eta * mean
     newest = solve_spd(spread + kappa * identity, missing)
@@ -135,9 +160,44 @@ def _fit(
     rounding = 8 * outputs * float(np.finfo(dtype).eps)
     ridge = rounding * jnp.where(trace > 0, trace, 1.0)
     correction = solve_spd(system + ridge * identity, surplus)
-    return RidgeState(
-        deviation=deviation, response=newest + correction, system=system, moment=moment
-    )
+    return RidgeFit(response=newest + correction, system=system, moment=moment)
+
+
+@record
+class RidgeSurvey:
+    """The ridge server from what blocks of agents come to: means and scatter of predictions.
+
+    A block's state are the errors [d, N] that the weights are fitted to; what it hands over is
+    the `Spread` of those errors and of the next predictions, both taken from y_t.
+    """
+
+    mixture: RidgeMixture
+
+    def init(self, dimensions: Dimensions, num_agents: int, dtype: Any) -> Array:
+        """Return errors of zero: the weights are uniform."""
+        return jnp.zeros((dimensions.outputs, num_agents), dtype)
+
+    def look(
+        self, state: Array, observation: Observation, next_prediction: Array
+    ) -> tuple[Array, Spread]:
+        """Return the errors fitted to, and the block's spread."""
+        target = observation.target[:, None]
+        fitted = jnp.where(observation.known, observation.prediction - target, state)
+        values = jnp.concatenate([fitted, next_prediction - target])
+        return fitted, Spread.of(values, observation.population)
+
+    def begin(self, dimensions: Dimensions, dtype: Any) -> RidgeFit:
+        """Return the fit to nothing."""
+        return RidgeFit.empty(dimensions.outputs, dtype)
+
+    def meet(self, common: RidgeFit, found: Spread, sight: Sight) -> tuple[RidgeFit, Array]:
+        """Fit the weights and return the server's output for the next step, [d]."""
+        target, d = sight.target, sight.target.shape[0]
+        fit = _fit(self.mixture, common, found.scatter[:d, :d], target, target + found.mean[:d])
+        fit = jax.tree.map(lambda new, old: jnp.where(sight.known, new, old), fit, common)
+        eta = jnp.asarray(self.mixture.eta, target.dtype)
+        tilted = matmul(fit.response, found.scatter[:d, d:])
+        return fit, eta * (target + found.mean[d:]) + tilted
 
 
 def ridge_mixture(kappa: Scalar = 1.0, eta: Scalar = 1.0, discount: Scalar = 0.0) -> RidgeMixture:
@@ -195,9 +255,37 @@ class UniformMixture:
         target = observation.target
         return state, target + observation.population.mean(next_prediction - target[:, None])
 
+    @property
+    def survey(self) -> UniformSurvey:
+        """How a block's predictions enter the server's output when blocks are run one by one."""
+        return UniformSurvey()
+
     def weights(self, state: Array, population: Population) -> Array:
         """Return 1/N for those present."""
         return population.only_present(state / population.size)
+
+
+@record
+class UniformSurvey:
+    """The mean from what blocks of agents come to."""
+
+    def init(self, dimensions: Dimensions, num_agents: int, dtype: Any) -> tuple[()]:
+        """Return nothing."""
+        return ()
+
+    def look(
+        self, state: tuple[()], observation: Observation, next_prediction: Array
+    ) -> tuple[tuple[()], Array]:
+        """Return the block's share of the mean, taken from y_t."""
+        return state, observation.population.mean(next_prediction - observation.target[:, None])
+
+    def begin(self, dimensions: Dimensions, dtype: Any) -> tuple[()]:
+        """Return nothing."""
+        return ()
+
+    def meet(self, common: tuple[()], found: Array, sight: Sight) -> tuple[tuple[()], Array]:
+        """Return the mean."""
+        return common, sight.target + found
 
 
 def uniform_mixture() -> UniformMixture:

@@ -6,144 +6,22 @@ only: nothing in this file can know y_{t+1}. Agents are the last axis throughout
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import jax
-import jax.numpy as jnp
-from jax import lax
 
 from memoa_jax.arguments import number, one_of, whole
 from memoa_jax.forecast import ForecastGame
-from memoa_jax.game import FeatureMoments, GameCost
-from memoa_jax.window_ridge import Greedy, greedy_control
-from memoa_jax.information import Information, offline_gains
-from memoa_jax.memory import History, Window
-from memoa_jax.nash import FeedbackGains, solve_nash
-from memoa_jax.types import (
-    Action,
-    Array,
-    Dimensions,
-    Observation,
-    Population,
-    Scalar,
-    Status,
-    record,
-    static,
-)
+from memoa_jax.game import GameCost
+from memoa_jax.hindsight import HindsightGame
+from memoa_jax.information import Information
+from memoa_jax.types import Array, Scalar
+from memoa_jax.window_ridge import Greedy
 
 GameName = Literal["hindsight", "forecast"]
 FORECAST_COST = GameCost(consensus=10.0, effort=1e-3)
 """The forecast game's default cost; chosen, with its regression's ridge and discount, on seasonal,
 random-walk, step and logistic series that no published figure of this project is about."""
-
-
-@record
-class GameState:
-    """A game policy's memory: the block's own window, and the population's history."""
-
-    window: Window
-    history: History
-
-
-@record
-class HindsightGame:
-    """See `decentralized` and `centralized`; `finite` says whether 1/N enters the game."""
-
-    cost: GameCost
-    local: Greedy
-    sync_every: Array | int
-    horizon: int = static()
-    information: Information = static()
-    staleness: int = static()
-    finite: bool = static()
-
-    def init(self, dimensions: Dimensions, num_agents: int, dtype: Any) -> GameState:
-        """Return empty memories, long enough for the game and for the greedy steps."""
-        length = max(self.horizon, self.local.window)
-        return GameState(
-            window=Window.empty(length, dimensions, num_agents, dtype),
-            history=History.empty(length, dimensions, dtype),
-        )
-
-    def act(self, state: GameState, observation: Observation) -> tuple[GameState, Action]:
-        """Play the game on the known last steps when it is time to; be greedy otherwise."""
-        history = state.history.complete(observation, state.window.pending_features)
-        window = state.window.complete(observation)
-        step = observation.step
-        slots = (step - self.horizon + jnp.arange(self.horizon)) % window.length
-        played = (
-            (step >= self.horizon)
-            & (step % self.sync_every == 0)
-            & jnp.all(window.known[slots])
-            & history.origins_known[slots[0]]
-        )
-        action = lax.cond(
-            played,
-            lambda: replay(self, window, history, slots, observation.population),
-            lambda: Action(
-                base=observation.prediction,
-                control=greedy_control(self.local, window, step),
-                status=jnp.int32(Status.OK),
-            ),
-        )
-        return GameState(window.begin(observation.features, action.base), history), action
-
-
-def replay(
-    policy: HindsightGame, window: Window, history: History, slots: Array, population: Population
-) -> Action:
-    """Solve the game on the window's steps and let the agents live through it once more.
-
-    Every agent starts at the y of the window's first step and applies the equilibrium gains to
-    its own realised features. The mean field it goes by is the realised one, `staleness` steps
-    late and rolled forward by the gains since; offline it is rolled from the start. The last
-    state and the last control are the action.
-    """
-    moments = FeatureMoments(mean=history.mean[slots], second=history.second[slots])
-    size = population.size if policy.finite else None
-    equilibrium = solve_nash(policy.cost, moments, history.targets[slots], size)
-    gains, start = equilibrium.gains, history.origins[slots[0]]
-    if policy.information == "offline":
-        gains = offline_gains(moments, gains, start)
-
-    def controls(gains: FeedbackGains, states: Array, mean_field: Array) -> Array:
-        common = jnp.sum(gains.mean * mean_field[None], axis=1) + gains.offset
-        own = jnp.sum(gains.own[:, :, None] * states[None], axis=1)
-        return -(own + common[:, None])
-
-    def live(carry: tuple[Array, Array], step: Array) -> tuple[tuple[Array, Array], Array]:
-        states, path = carry  # path [T + 1, d]: the realised mean field so far
-        now = gains_of(step)
-        chosen = controls(now, states, known_mean(step, path))
-        states = states + jnp.sum(window.features[slots[step]] * chosen[None], axis=1)
-        if policy.information == "feedback":  # offline nobody is told
-            path = path.at[step + 1].set(population.mean(states))
-        return (states, path), chosen
-
-    def gains_of(step: Array) -> FeedbackGains:
-        return jax.tree.map(lambda leaf: leaf[step], gains)
-
-    def known_mean(step: Array, path: Array) -> Array:
-        """Roll the last mean field that agents were told of forward to the step, by the gains."""
-        told = jnp.maximum(step - policy.staleness, 0)
-        mean_field = path[told]
-        for ahead in range(min(policy.staleness, policy.horizon - 1)):
-            then = jnp.minimum(told + ahead, policy.horizon - 1)
-            by = gains_of(then)
-            implied = jnp.sum((by.own + by.mean) * mean_field[None], axis=1) + by.offset
-            rolled = mean_field - jnp.sum(moments.mean[then] * implied[None], axis=1)
-            mean_field = jnp.where(told + ahead < step, rolled, mean_field)
-        return mean_field
-
-    everyone = jnp.broadcast_to(start[:, None], window.pending_base.shape)
-    path = jnp.zeros((policy.horizon + 1, *start.shape), start.dtype).at[0].set(start)
-    steps = jnp.arange(policy.horizon)
-    (states, path), _ = lax.scan(
-        lambda carry, step: (live(carry, step)[0], None), (everyone, path), steps[:-1]
-    )
-    # The last step is written out because its control is wanted.
-    (base, _), control = live((states, path), steps[-1])
-    return Action(base=base, control=control, status=equilibrium.status)
 
 
 def _forecast(
@@ -154,6 +32,7 @@ def _forecast(
     staleness: int,
     *,
     finite: bool,
+    coupled: bool = True,
 ) -> ForecastGame:
     number(owner, "ridge", ridge, "> 0", lambda value: value > 0)
     number(owner, "discount", discount, "in (0, 1]", lambda value: 0 < value <= 1)
@@ -164,6 +43,7 @@ def _forecast(
         discount=discount,
         staleness=staleness,
         finite=finite,
+        coupled=coupled,
     )
 
 
@@ -211,7 +91,7 @@ def greedy(
     if game == "forecast":
         cost = FORECAST_COST if cost is None else cost
         alone = GameCost(cost.tracking, 0.0, 0.0, cost.effort, cost.forgetting)
-        return _forecast("greedy", alone, ridge, discount, 0, finite=False)
+        return _forecast("greedy", alone, ridge, discount, 0, finite=False, coupled=False)
     return Greedy(cost=GameCost(effort=10.0) if cost is None else cost, window=window)
 
 

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 import jax.numpy as jnp
 
-from memoa_jax.types import Array, record, static
+from memoa_jax.types import Array, Population, record, static
 
 Field = Literal["prediction", "control", "features", "weights"]
 
@@ -50,15 +50,29 @@ def check(choice: Record, num_agents: int, points: int) -> None:
 
 
 def pick(
-    fields: tuple[Field, ...], agents: Array, sources: Mapping[Field, Callable[[], Array]]
+    fields: tuple[Field, ...],
+    agents: Array,
+    index: Array,
+    population: Population,
+    sources: Mapping[Field, Callable[[], Array]],
 ) -> dict[str, Array]:
     """Return the chosen agents' fields at one step, agents first; nothing else is computed.
 
     Args:
       fields: which of the sources.
-      agents: [m] int32.
+      agents: [m] int32, places in the population.
+      index: [N] uint32, the places of the block's agents, one after the other.
+      population: to which the block belongs. Of an agent in another block the block's share is
+        zero, and shares add up.
       sources: each gives a block's ``[..., N]`` array.
     """
-    return {
-        name: jnp.moveaxis(jnp.take(sources[name](), agents, axis=-1), -1, 0) for name in fields
-    }
+    place = agents - index[0].astype(agents.dtype)
+    here = (place >= 0) & (place < index.shape[0])
+    place = jnp.clip(place, 0, index.shape[0] - 1)
+
+    def share(values: Array) -> Array:
+        found = jnp.moveaxis(jnp.take(values, place, axis=-1), -1, 0)
+        mine = here.reshape((-1,) + (1,) * (found.ndim - 1))
+        return population.combine(jnp.where(mine, found, 0.0))
+
+    return {name: share(sources[name]()) for name in fields}

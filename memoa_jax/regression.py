@@ -68,12 +68,10 @@ class NormalEquations:
         outputs = range(features.shape[0])
         return NormalEquations(
             gram=tuple(
-                fade * row
-                + _total([weighted[o, a][None] * features[o, : a + 1] for o in outputs])
+                fade * row + _total([weighted[o, a][None] * features[o, : a + 1] for o in outputs])
                 for a, row in enumerate(self.gram)
             ),
-            moment=fade * self.moment
-            + _total([weighted[o] * response[o][None] for o in outputs]),
+            moment=fade * self.moment + _total([weighted[o] * response[o][None] for o in outputs]),
         )
 
     def solve(self, ridge: Scalar) -> Array:

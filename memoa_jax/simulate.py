@@ -1,102 +1,40 @@
-"""The one scan over time. It receives encoder, policy and mixture and imports none of them.
+"""Run a population of agents through a series: `simulate`, and the resident schedule.
 
-`advance` is the step: at time t it scores the predictions made for t, lets the agents encode,
-decide and predict t + 1, and lets the server weigh them. It is given x_t and y_t and nothing
-later, so no prediction can look ahead.
+The resident schedule advances all agents together, step by step; `memoa_jax.stream` takes them
+block by block through all time instead. Both drive the same step, `memoa_jax.loop.advance`.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from memoa_jax.arguments import one_of, whole
 from memoa_jax.draws import seed_words
-from memoa_jax.linalg import applied, computed_once
-from memoa_jax.metrics import AgentTotals, Summary, summarise
-from memoa_jax.recording import Field, Record, check, pick
+from memoa_jax.loop import Info, Program, State, begin, points_of, run_chunk
+from memoa_jax.metrics import Summary, diverging, summarise
+from memoa_jax.recording import Field, Record, check
 from memoa_jax.series import Series
+from memoa_jax.stream import Parts, refusals, run_stream
+from memoa_jax.totals import Tally
 from memoa_jax.types import (
-    Agents,
     Array,
     Dimensions,
     Encoder,
     Mixture,
-    Observation,
     Participation,
     Policy,
     Population,
-    Status,
-    Tree,
     record,
-    static,
 )
 
 DEFAULT_CHUNK = 512
-
-
-@record
-class Program:
-    """What does not change during a run: the parts, the agents and their parameters."""
-
-    encoder: Encoder
-    policy: Policy
-    mixture: Mixture
-    parameters: Tree
-    agents: Agents
-    population: Population
-    participation: Participation | None
-    recorded_agents: Array
-    recorded_fields: tuple[Field, ...] = static()
-
-
-@record
-class State:
-    """Exactly what the next step needs.
-
-    `step` is t; `prediction` [d, N], its mean over agents `mean_field` [d] and `server` [d] were
-    made for time t, by the agents `present` [N] at step t-1 (None: all); `target` [d] is the last
-    observed value. The rest belongs to the parts that made it. `status` holds the bits of
-    `Status` met so far.
-    """
-
-    step: Array
-    prediction: Array
-    server: Array
-    mean_field: Array
-    target: Array
-    encoder: Tree
-    policy: Tree
-    mixture: Tree
-    participation: Tree
-    present: Array | None
-    totals: AgentTotals
-    status: Array
-
-
-@record
-class Point:
-    """One row of the series as the scan sees it; rows that only fill a chunk are not `real`."""
-
-    inputs: Array
-    target: Array
-    known: Array
-    real: Array
-
-
-@record
-class Info:
-    """What a person looks at, one row per step: server and mean field [d], recorded fields."""
-
-    server: Array
-    mean_field: Array
-    recorded: dict[str, Array]
+Schedule = Literal["resident", "stream"]
 
 
 @record
@@ -105,109 +43,19 @@ class Result:
 
     `server` [n, d] and `mean_field` [n, d]: row t is the prediction of y_t made before it was
     seen (row 0 is y_0); `forecast` [d] is the server's prediction of the point after the last.
-    `agent_costs` [N] are cumulative squared errors. `recorded` maps fields to arrays
-    [steps, agents, ...]. `state` is what a continuation would start from.
+    `agent_costs` [N] are cumulative squared errors (None where they were not kept). `recorded`
+    maps fields to arrays [steps, agents, ...]. `state` is what a continuation would start from
+    (None for a stream).
     """
 
     server: Array
     mean_field: Array
     forecast: Array
-    agent_costs: Array
+    agent_costs: Array | None
     summary: Summary
     recorded: dict[str, Array]
-    state: State
+    state: State | None
     status: Array
-
-
-def advance(program: Program, state: State, point: Point) -> tuple[State, Info]:
-    """Live through one step: see y_t, score, encode, decide, predict y_{t+1}, weigh.
-
-    Y^i_{t+1} = base^i + Z^i_t beta^i_t; O(N) arithmetic, sums over agents of size O(d^2 p^2).
-    """
-    step = state.step
-    target = jnp.where(point.known, point.target, state.target)
-    encoder_state, features = program.encoder.encode(
-        program.parameters, state.encoder, program.agents, point.inputs, step
-    )
-    participation, present = state.participation, None
-    if program.participation is not None:
-        participation, present = program.participation.present(participation, program.agents, step)
-    population = program.population.among(present)
-    features = computed_once(population.only_present(features))
-    observation = Observation(
-        step=step,
-        target=target,
-        known=point.known,
-        prediction=state.prediction,
-        features=features,
-        population=population,
-        voters=program.population.among(state.present),
-    )
-    policy_state, action = program.policy.act(state.policy, observation)
-    control = population.only_present(action.control)
-    prediction = action.base + applied(features, control)
-    mixture_state, server = program.mixture.mix(state.mixture, observation, prediction)
-    totals = state.totals.score(
-        error=state.prediction - target[:, None],
-        counted=point.known & (step > 0),
-        voters=state.present,
-        move=target - state.target,
-        control=control,
-        features=features,
-    )
-    mean_field = population.mean(prediction)
-    if present is not None:
-        # Where nobody is, the last value stands in for everybody's prediction.
-        deserted = ~(population.largest(jnp.ones_like(prediction[0])) > 0)
-        server, mean_field = (jnp.where(deserted, target, x) for x in (server, mean_field))
-    # One agent's overflow or NaN shows in the sum over all agents.
-    lost = ~jnp.all(jnp.isfinite(mean_field))
-    info = Info(
-        server=state.server,
-        mean_field=state.mean_field,
-        recorded=pick(
-            program.recorded_fields,
-            program.recorded_agents,
-            {
-                "prediction": lambda: state.prediction,
-                "control": lambda: control,
-                "features": lambda: features,
-                "weights": lambda: program.mixture.weights(mixture_state, population),
-            },
-        ),
-    )
-    state = State(
-        step=step + 1,
-        prediction=prediction,
-        server=server,
-        mean_field=mean_field,
-        target=target,
-        encoder=encoder_state,
-        policy=policy_state,
-        mixture=mixture_state,
-        participation=participation,
-        present=present,
-        totals=totals,
-        status=state.status | action.status | jnp.where(lost, Status.NON_FINITE, 0),
-    )
-    return state, info
-
-
-def run_chunk(program: Program, state: State, points: Point) -> tuple[State, Info]:
-    """Scan `advance` over a chunk of the series; padding rows leave the state as it is."""
-
-    def body(state: State, point: Point) -> tuple[State, Info]:
-        blank = jax.tree.map(
-            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
-            jax.eval_shape(advance, program, state, point)[1],
-        )
-        return lax.cond(
-            point.real,
-            lambda: advance(program, state, point),
-            lambda: (state, blank),
-        )
-
-    return lax.scan(body, state, points)
 
 
 # In a plain run the old state's memory becomes the new one's; a transformation may still need it.
@@ -215,9 +63,7 @@ _run_in_place = jax.jit(run_chunk, donate_argnames="state")
 _run_traced = jax.jit(run_chunk)
 
 
-@functools.partial(
-    jax.jit, static_argnames=("dimensions", "num_agents", "fields", "dtype", "best_readout")
-)
+@functools.partial(jax.jit, static_argnames=("dimensions", "num_agents", "fields", "best_readout"))
 def _begin(
     encoder: Encoder,
     policy: Policy,
@@ -230,42 +76,23 @@ def _begin(
     dimensions: Dimensions,
     num_agents: int,
     fields: tuple[Field, ...],
-    dtype: Any,
     best_readout: bool,
 ) -> tuple[Program, State]:
-    """Draw the agents and return the program and the state before step 0 (all predict y_0)."""
-    agents = Agents(index=jnp.arange(num_agents, dtype=jnp.uint32), key=seed_words(key))
-    parameters = encoder.parameters(agents, dimensions, dtype)
-    program = Program(
-        encoder=encoder,
-        policy=policy,
-        mixture=mixture,
-        parameters=parameters,
-        agents=agents,
-        population=Population(size=jnp.asarray(num_agents, dtype)),
-        participation=participation,
-        recorded_agents=recorded_agents,
-        recorded_fields=fields,
+    """Draw all agents."""
+    return begin(
+        encoder,
+        policy,
+        mixture,
+        participation,
+        seed_words(key),
+        first_target,
+        recorded_agents,
+        population=Population(size=jnp.asarray(num_agents, first_target.dtype)),
+        index=jnp.arange(num_agents, dtype=jnp.uint32),
+        dimensions=dimensions,
+        fields=fields,
+        best_readout=best_readout,
     )
-    state = State(
-        step=jnp.int32(0),
-        prediction=jnp.broadcast_to(first_target[:, None], (dimensions.outputs, num_agents)),
-        server=first_target,
-        mean_field=first_target,
-        target=first_target,
-        encoder=encoder.init(parameters, agents, dimensions, dtype),
-        policy=policy.init(dimensions, num_agents, dtype),
-        mixture=mixture.init(dimensions, num_agents, dtype),
-        participation=None
-        if participation is None
-        else participation.init(agents, dimensions.points),
-        present=None if participation is None else jnp.ones(num_agents, bool),
-        totals=AgentTotals.empty(
-            dimensions, num_agents, dtype, best_readout=best_readout, everyone=participation is None
-        ),
-        status=jnp.int32(Status.OK),
-    )
-    return program, state
 
 
 def simulate(
@@ -282,6 +109,10 @@ def simulate(
     best_readout: bool = False,
     participation: Participation | None = None,
     on_chunk: Callable[[int, int], None] | None = None,
+    schedule: Schedule = "resident",
+    block: int | None = None,
+    devices: Sequence[Any] | None = None,
+    keep_costs: bool | None = None,
 ) -> Result:
     """Run a population of agents through a series, one step at a time, and score it.
 
@@ -307,7 +138,16 @@ def simulate(
       dtype: "float32", or "float64" where 64-bit is enabled.
       best_readout: also accumulate the best fixed read-out in hindsight (p^2 numbers per agent).
       participation: who is present when (see `memoa_jax.participation`); None: everybody, always.
-      on_chunk: called with (steps done, steps in all) after every chunk.
+      on_chunk: called with (steps done, steps in all) after every chunk; in a stream with
+        (compiled calls done, calls in all).
+      schedule: "resident" advances all agents together, memory O(N). "stream" takes them block
+        by block through all time, memory O(block), with one more pass over all agents for every
+        population-wide question of the policy (forecast game and offline hindsight game one,
+        feedback hindsight game two). Both give every agent the same numbers up to rounding;
+        those of a stream are the same bits for any number of devices.
+      block: agents per block of a stream; default what suits the device.
+      devices: those that a stream deals its blocks to; default all local ones.
+      keep_costs: return every agent's cost, 4 N bytes; default in a resident run only.
 
     Returns:
       Result.
@@ -339,6 +179,22 @@ def simulate(
         outputs=outputs,
         features=encoder.features,
     )
+    one_of("simulate", "schedule", schedule, get_args(Schedule))
+    if schedule == "stream":
+        return _streamed(
+            series,
+            Parts(encoder, policy, mixture, seed_words(key)),
+            dimensions,
+            record,
+            participation=participation is not None,
+            agents=num_agents,
+            block=block,
+            devices=devices,
+            dtype=dtype,
+            best_readout=best_readout,
+            keep_costs=bool(keep_costs),
+            on_call=on_chunk,
+        )
     program, state = _begin(
         encoder,
         policy,
@@ -350,7 +206,6 @@ def simulate(
         dimensions=dimensions,
         num_agents=num_agents,
         fields=record.fields,
-        dtype=jnp.dtype(dtype),
         best_readout=best_readout,
     )
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((program, state)))
@@ -358,7 +213,7 @@ def simulate(
     run = _run_traced if traced else _run_in_place
     pieces: list[Info] = []
     for start in range(0, points, length):
-        state, info = run(program, state, _points(series, start, length, dtype))
+        state, info = run(program, state, points_of(series, start, length, dtype))
         rows = min(length, points - start)
         pieces.append(jax.tree.map(lambda leaf, rows=rows: leaf[:rows], info))
         if not traced:
@@ -368,41 +223,80 @@ def simulate(
     return _result(record, state, pieces, targets)
 
 
+def _streamed(
+    series: Series,
+    parts: Parts,
+    dimensions: Dimensions,
+    choice: Record,
+    *,
+    participation: bool,
+    block: int | None,
+    devices: Sequence[Any] | None,
+    **options: Any,
+) -> Result:
+    """Run the stream schedule and bring its results into the shape of a resident run's."""
+    lines = refusals(parts.policy, parts.mixture, choice, participation=participation)
+    if lines:
+        raise ValueError(
+            f"simulate: schedule = 'stream' cannot do this: {'; '.join(lines)}: "
+            "allowed is schedule = 'resident'"
+        )
+    if block is not None:
+        whole("simulate", "block", block)
+    found = run_stream(
+        parts,
+        series,
+        dimensions,
+        choice,
+        block=block,
+        devices=jax.local_devices() if devices is None else devices,
+        **options,
+    )
+    targets = np.asarray(series.targets)
+    server, mean_field = jnp.asarray(found.server), jnp.asarray(found.mean_field)
+    tally = jax.tree.map(lambda leaf: jnp.asarray(leaf, server.dtype), found.tally)
+    status = jnp.int32(found.status)
+    return Result(
+        server=server,
+        mean_field=mean_field,
+        forecast=jnp.asarray(found.forecast),
+        agent_costs=found.costs if found.costs is None else jnp.asarray(found.costs),
+        summary=summarise(tally, jnp.int32(found.steps), targets, server, mean_field),
+        recorded=_kept(choice, found.recorded),
+        state=None,
+        status=status,
+    )
+
+
+def _kept(choice: Record, recorded: dict[str, Any]) -> dict[str, Array]:
+    """Return the chosen steps of what was recorded."""
+    if choice.steps is None:
+        return {name: jnp.asarray(values) for name, values in recorded.items()}
+    kept = np.asarray(choice.steps, np.int32)
+    return {name: jnp.asarray(values[kept]) for name, values in recorded.items()}
+
+
+_tally = jax.jit(Tally.of, static_argnames="outputs")
+
+
 def _result(record: Record, state: State, pieces: Sequence[Info], targets: np.ndarray) -> Result:
     """Join the chunks, keep the recorded steps, and summarise."""
     info: Info = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *pieces)
-    recorded = info.recorded
-    if record.steps is not None:
-        kept = np.asarray(record.steps, np.int32)
-        recorded = {name: values[kept] for name, values in recorded.items()}
     return Result(
         server=info.server,
         mean_field=info.mean_field,
         forecast=state.server,
         agent_costs=state.totals.cost.result(),
-        summary=summarise(state.totals, targets, info.server, info.mean_field),
-        recorded=recorded,
+        summary=summarise(
+            _tally(state.totals, targets.shape[1], diverging(targets)),
+            state.totals.steps,
+            targets,
+            info.server,
+            info.mean_field,
+        ),
+        recorded=_kept(record, info.recorded),
         state=state,
         status=state.status,
-    )
-
-
-def _points(series: Series, start: int, length: int, dtype: str) -> Point:
-    """Return rows start .. start + length - 1 of the series, padded with rows not real.
-
-    At least two rows: XLA inlines a loop of one step, and may round it differently.
-    """
-    stop = min(start + length, series.targets.shape[0])
-    size = max(length, 2)
-    padding = [(0, size - (stop - start)), (0, 0)]
-    targets = np.asarray(series.targets)[start:stop]
-    known = np.atleast_1d(np.isfinite(targets).all(axis=1))
-    targets = np.where(known[:, None], targets, 0.0)
-    return Point(
-        inputs=jnp.asarray(np.pad(np.asarray(series.inputs)[start:stop], padding), dtype),
-        target=jnp.asarray(np.pad(targets, padding), dtype),
-        known=jnp.asarray(np.pad(known, padding[0])),
-        real=jnp.asarray(np.arange(start, start + size) < stop),
     )
 
 

@@ -129,7 +129,8 @@ class Population:
     """What a block may ask of the whole population: its size, and sums over all its agents.
 
     `size` is the number of agents that take part, a traced scalar; `present` [N] says which of
-    the block's agents those are (None: all), and no other agent enters a sum. `combine` and
+    the block's agents those are (None: all), and no other agent enters a sum. `own` is how many of
+    them the block's sums are over (None: all `size` of them). `combine` and
     `widest` turn a block's partial sum or maximum into that over *all* blocks of the population
     (they do nothing where one block holds them all). These sums are the only way in which agents
     influence one another, so where they live is a matter of placement alone.
@@ -137,6 +138,7 @@ class Population:
 
     size: Array
     present: Array | None = None
+    own: Array | None = None
     combine: Callable[[Array], Array] = static(default=_whole)
     widest: Callable[[Array], Array] = static(default=_whole)
 
@@ -164,6 +166,11 @@ class Population:
         """Average a block's ``[..., N]`` array over all agents of the population."""
         return self.total(values) / self.size
 
+    @property
+    def counted(self) -> Array:
+        """How many agents a `total` is over: all, or those of one block of a stream."""
+        return self.size if self.own is None else self.own
+
     def largest(self, values: Array) -> Array:
         """Return the maximum of a block's ``[..., N]`` array over all agents."""
         return self.widest(jnp.max(self.only_present(values, -jnp.inf), axis=-1))
@@ -180,6 +187,41 @@ class Population:
 
 
 @record
+class Spread:
+    """Mean [m] and scatter [m, m] of `count` agents' values: sum (v - mean)(v - mean)'.
+
+    Taken about the mean, so nothing large is subtracted; spreads of blocks can be joined.
+    """
+
+    count: Array
+    mean: Array
+    scatter: Array
+
+    @classmethod
+    def of(cls, values: Array, population: Population) -> Spread:
+        """Return the spread of ``[m, N]`` values over the agents that the block's sums count.
+
+        Example:
+          >>> Spread.of(jnp.array([[1.0, 3.0]]), Population(jnp.array(2.0))).scatter.tolist()
+          [[2.0]]
+        """
+        count = population.counted
+        mean = population.total(values) / jnp.maximum(count, 1.0)
+        deviation = values - mean[:, None]
+        return cls(count=count, mean=mean, scatter=population.products(deviation, deviation))
+
+
+@record
+class Sight:
+    """What everybody sees at step t: y_t ([d], the last one observed), whether it is new, N."""
+
+    step: Array
+    target: Array
+    known: Array
+    size: Array
+
+
+@record
 class Observation:
     """All that agents know when they choose their control at step t. Nothing later than y_t.
 
@@ -188,7 +230,8 @@ class Observation:
     for time t before y_t was seen; `features` [d, p, N] are Z_t, zero for agents that are absent.
     `population` is that of the agents present at step t; `voters` of those that were present at
     step t-1, whose predictions for time t stand in `prediction` (an absent agent's does not
-    count).
+    count). `told` is what surveys of the whole population found for this step (see `Survey`), a
+    tuple with an answer for each; None where the population itself can be asked for sums.
     """
 
     step: Array
@@ -198,6 +241,12 @@ class Observation:
     features: Array
     population: Population
     voters: Population
+    told: Tree = None
+
+    @property
+    def sight(self) -> Sight:
+        """The part that is the same for all agents."""
+        return Sight(self.step, self.target, self.known, self.population.size)
 
 
 @record
@@ -258,6 +307,57 @@ class Policy(Protocol):
 
     def act(self, state: Tree, observation: Observation) -> tuple[Tree, Action]:
         """Return the next state and the decision at this step."""
+        ...
+
+
+class Survey(Protocol):
+    """A question to the whole population, asked before the agents act. Data and four functions.
+
+    A policy that asks the population for sums can be run block by block through all time if it
+    names its questions, a tuple of surveys `surveys`, each of which may use the answers of those
+    before it: every survey is one pass over all blocks (`look`), and one over time (`meet`).
+    What the agents look at must not depend on what they were told before.
+    """
+
+    def init(self, dimensions: Dimensions, num_agents: int, dtype: Any) -> Tree:
+        """Return a block's state before step 0."""
+        ...
+
+    def look(self, state: Tree, observation: Observation) -> tuple[Tree, Tree]:
+        """Return the next state, and the block's share of what is asked: shares add up."""
+        ...
+
+    def begin(self, dimensions: Dimensions, dtype: Any) -> Tree:
+        """Return what the population as a whole remembers before step 0."""
+        ...
+
+    def meet(self, common: Tree, found: Tree, sight: Sight) -> tuple[Tree, Tree]:
+        """Return what the whole remembers next, and the answer that all agents are told."""
+        ...
+
+
+class MixtureSurvey(Protocol):
+    """What the server needs of a block: as `Survey`, with the predictions for the next step.
+
+    `look` may also hand over a `Spread`; `meet` answers with the server's output [d].
+    """
+
+    def init(self, dimensions: Dimensions, num_agents: int, dtype: Any) -> Tree:
+        """Return a block's state before step 0."""
+        ...
+
+    def look(
+        self, state: Tree, observation: Observation, next_prediction: Array
+    ) -> tuple[Tree, Tree]:
+        """Return the next state, and the block's share of what the server needs."""
+        ...
+
+    def begin(self, dimensions: Dimensions, dtype: Any) -> Tree:
+        """Return what the server remembers before step 0."""
+        ...
+
+    def meet(self, common: Tree, found: Tree, sight: Sight) -> tuple[Tree, Array]:
+        """Return what the server remembers next, and its output for the next step."""
         ...
 
 

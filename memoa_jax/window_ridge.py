@@ -87,9 +87,7 @@ def window_equations(policy: Greedy, window: Window, step: Array) -> NormalEquat
     def enter(equations: NormalEquations, age: Array | int) -> NormalEquations:
         slot = (step - 1 - age) % window.length
         weight = jnp.where(window.known[slot] & (age < step), _faded(policy, age, dtype), 0.0)
-        return equations.add(
-            computed_once(window.features[slot]), window.residuals[slot], weight
-        )
+        return equations.add(computed_once(window.features[slot]), window.residuals[slot], weight)
 
     _, _, features, count = window.features.shape
     equations = NormalEquations.empty(features, count, dtype)

@@ -21,7 +21,7 @@ from memoa_jax.types import Dimensions, Observation, Population, Status
 
 def play(cost, Z, s, population, finite):
     """The game in one piece."""
-    game = OneStep.of(cost, population if finite else None, Z.dtype)
+    game = OneStep.of(cost, population.size if finite else None, Z.dtype)
     responses, wishes, _ = respond(game, Z, s)
     move, _ = mean_move(game, population.mean(responses), population.mean(wishes))
     return controls(game, Z, s, move)
@@ -183,7 +183,7 @@ def test_block_by_block_through_all_time_in_two_passes():
     ).recorded
     features = jnp.moveaxis(whole["features"], 1, -1)  # [n, d, p, N]
     n, d, p, _ = features.shape
-    game = OneStep.of(cost, Population(jnp.asarray(float(count))), features.dtype)
+    game = OneStep.of(cost, jnp.asarray(float(count)), features.dtype)
     targets = jnp.asarray(data.targets)
 
     def forecasts(z):

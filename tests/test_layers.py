@@ -37,10 +37,14 @@ ORDER = [
     "window_ridge",
     "participation",
     "forecast",
+    "hindsight",
     "policies",
+    "totals",
     "metrics",
     "regret",
     "recording",
+    "loop",
+    "stream",
     "simulate",
     "config_values",
     "config_series",
@@ -88,7 +92,8 @@ def test_imports_point_down(module):
 
 
 def test_the_scan_knows_no_encoder_policy_or_mixture():
-    assert not imports("simulate") & {"encoders", "policies", "mixture"}
+    for module in ("loop", "stream", "simulate"):
+        assert not imports(module) & {"encoders", "policies", "mixture"}
 
 
 @pytest.mark.parametrize("module", MODULES)

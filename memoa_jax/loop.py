@@ -1,0 +1,263 @@
+"""The one step in time, and the scan over it. It imports no encoder, policy or mixture.
+
+`advance` is the step: at time t it scores the predictions made for t, lets the agents encode,
+decide and predict t + 1, and lets the server weigh them. It is given x_t and y_t and nothing
+later, so no prediction can look ahead. It is written for a block of agents: all of them, those
+of one device, or a few thousand of a stream are the same to it.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from memoa_jax.linalg import applied, computed_once
+from memoa_jax.recording import Field, pick
+from memoa_jax.series import Series
+from memoa_jax.totals import AgentTotals
+from memoa_jax.types import (
+    Agents,
+    Array,
+    Dimensions,
+    Encoder,
+    Mixture,
+    Observation,
+    Participation,
+    Policy,
+    Population,
+    Status,
+    Tree,
+    record,
+    static,
+)
+
+
+@record
+class Program:
+    """What does not change during a run: the parts, the agents and their parameters."""
+
+    encoder: Encoder
+    policy: Policy
+    mixture: Mixture
+    parameters: Tree
+    agents: Agents
+    population: Population
+    participation: Participation | None
+    recorded_agents: Array
+    recorded_fields: tuple[Field, ...] = static()
+
+
+@record
+class State:
+    """Exactly what the next step needs.
+
+    `step` is t; `prediction` [d, N], its mean over agents `mean_field` [d] and `server` [d] were
+    made for time t, by the agents `present` [N] at step t-1 (None: all); `target` [d] is the last
+    observed value. The rest belongs to the parts that made it. `status` holds the bits of
+    `Status` met so far.
+    """
+
+    step: Array
+    prediction: Array
+    server: Array
+    mean_field: Array
+    target: Array
+    encoder: Tree
+    policy: Tree
+    mixture: Tree
+    participation: Tree
+    present: Array | None
+    totals: AgentTotals
+    status: Array
+
+
+@record
+class Point:
+    """One row of the series as the scan sees it; rows that only fill a chunk are not `real`.
+
+    `told` is what surveys of the whole population found for the step (None: there were none).
+    """
+
+    inputs: Array
+    target: Array
+    known: Array
+    real: Array
+    told: Tree = None
+
+
+@record
+class Info:
+    """What a person looks at, one row per step: server and mean field [d], recorded fields."""
+
+    server: Array
+    mean_field: Array
+    recorded: dict[str, Array]
+
+
+def advance(program: Program, state: State, point: Point) -> tuple[State, Info]:
+    """Live through one step: see y_t, score, encode, decide, predict y_{t+1}, weigh.
+
+    Y^i_{t+1} = base^i + Z^i_t beta^i_t; O(N) arithmetic, sums over agents of size O(d^2 p^2).
+    """
+    step = state.step
+    target = jnp.where(point.known, point.target, state.target)
+    encoder_state, features = program.encoder.encode(
+        program.parameters, state.encoder, program.agents, point.inputs, step
+    )
+    participation, present = state.participation, None
+    if program.participation is not None:
+        participation, present = program.participation.present(participation, program.agents, step)
+    population = program.population.among(present)
+    features = computed_once(population.only_present(features))
+    observation = Observation(
+        step=step,
+        target=target,
+        known=point.known,
+        prediction=state.prediction,
+        features=features,
+        population=population,
+        voters=program.population.among(state.present),
+        told=point.told,
+    )
+    policy_state, action = program.policy.act(state.policy, observation)
+    control = population.only_present(action.control)
+    prediction = action.base + applied(features, control)
+    mixture_state, server = program.mixture.mix(state.mixture, observation, prediction)
+    totals = state.totals.score(
+        error=state.prediction - target[:, None],
+        counted=point.known & (step > 0),
+        voters=state.present,
+        move=target - state.target,
+        control=control,
+        features=features,
+    )
+    mean_field = population.mean(prediction)
+    if present is not None:
+        # Where nobody is, the last value stands in for everybody's prediction.
+        deserted = ~(population.largest(jnp.ones_like(prediction[0])) > 0)
+        server, mean_field = (jnp.where(deserted, target, x) for x in (server, mean_field))
+    # One agent's overflow or NaN shows in the sum over all agents.
+    lost = ~jnp.all(jnp.isfinite(mean_field))
+    info = Info(
+        server=state.server,
+        mean_field=state.mean_field,
+        recorded=pick(
+            program.recorded_fields,
+            program.recorded_agents,
+            program.agents.index,
+            program.population,
+            {
+                "prediction": lambda: state.prediction,
+                "control": lambda: control,
+                "features": lambda: features,
+                "weights": lambda: program.mixture.weights(mixture_state, population),
+            },
+        ),
+    )
+    state = State(
+        step=step + 1,
+        prediction=prediction,
+        server=server,
+        mean_field=mean_field,
+        target=target,
+        encoder=encoder_state,
+        policy=policy_state,
+        mixture=mixture_state,
+        participation=participation,
+        present=present,
+        totals=totals,
+        status=state.status | action.status | jnp.where(lost, Status.NON_FINITE, 0),
+    )
+    return state, info
+
+
+def run_chunk(program: Program, state: State, points: Point) -> tuple[State, Info]:
+    """Scan `advance` over a chunk of the series; padding rows leave the state as it is."""
+
+    def body(state: State, point: Point) -> tuple[State, Info]:
+        blank = jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+            jax.eval_shape(advance, program, state, point)[1],
+        )
+        return lax.cond(
+            point.real,
+            lambda: advance(program, state, point),
+            lambda: (state, blank),
+        )
+
+    return lax.scan(body, state, points)
+
+
+def begin(
+    encoder: Encoder,
+    policy: Policy,
+    mixture: Mixture,
+    participation: Participation | None,
+    key: Array,
+    first_target: Array,
+    recorded_agents: Array,
+    *,
+    population: Population,
+    index: Array,
+    dimensions: Dimensions,
+    fields: tuple[Field, ...],
+    best_readout: bool,
+) -> tuple[Program, State]:
+    """Draw a block's agents; return the program and the state before step 0 (all predict y_0).
+
+    `index` [N] are the block's places in the population.
+    """
+    num_agents, dtype = index.shape[0], first_target.dtype
+    agents = Agents(index=index, key=key)
+    parameters = encoder.parameters(agents, dimensions, dtype)
+    program = Program(
+        encoder=encoder,
+        policy=policy,
+        mixture=mixture,
+        parameters=parameters,
+        agents=agents,
+        population=population,
+        participation=participation,
+        recorded_agents=recorded_agents,
+        recorded_fields=fields,
+    )
+    state = State(
+        step=jnp.int32(0),
+        prediction=jnp.broadcast_to(first_target[:, None], (dimensions.outputs, num_agents)),
+        server=first_target,
+        mean_field=first_target * population.counted / population.size,
+        target=first_target,
+        encoder=encoder.init(parameters, agents, dimensions, dtype),
+        policy=policy.init(dimensions, num_agents, dtype),
+        mixture=mixture.init(dimensions, num_agents, dtype),
+        participation=None
+        if participation is None
+        else participation.init(agents, dimensions.points),
+        present=None if participation is None else jnp.ones(num_agents, bool),
+        totals=AgentTotals.empty(
+            dimensions, num_agents, dtype, best_readout=best_readout, everyone=participation is None
+        ),
+        status=jnp.int32(Status.OK),
+    )
+    return program, state
+
+
+def points_of(series: Series, start: int, length: int, dtype: str) -> Point:
+    """Return rows start .. start + length - 1 of the series, padded with rows not real.
+
+    At least two rows: XLA inlines a loop of one step, and may round it differently.
+    """
+    stop = min(start + length, series.targets.shape[0])
+    size = max(length, 2)
+    padding = [(0, size - (stop - start)), (0, 0)]
+    targets = np.asarray(series.targets)[start:stop]
+    known = np.atleast_1d(np.isfinite(targets).all(axis=1))
+    targets = np.where(known[:, None], targets, 0.0)
+    return Point(
+        inputs=jnp.asarray(np.pad(np.asarray(series.inputs)[start:stop], padding), dtype),
+        target=jnp.asarray(np.pad(targets, padding), dtype),
+        known=jnp.asarray(np.pad(known, padding[0])),
+        real=jnp.asarray(np.arange(start, start + size) < stop),
+    )

@@ -1,0 +1,461 @@
+"""The stream schedule: block by block through all time, in memory that does not grow with N.
+
+Agents influence one another through sums over the population alone. What those sums come to at
+every step is found by passes over all blocks (`Survey`), each of which leaves n rows of a few
+numbers; then every block lives through the whole series knowing them, with the same step
+`advance` as a resident run, and hands over what the server and the summary need.
+
+Blocks have a fixed size and are joined in their order, in float64 on the host: every agent's
+results are the same bits on any number of devices.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from memoa_jax.linalg import computed_once
+from memoa_jax.loop import Point, advance, begin, points_of
+from memoa_jax.metrics import diverging
+from memoa_jax.recording import Field, Record
+from memoa_jax.series import Series
+from memoa_jax.totals import Tally, joined
+from memoa_jax.types import (
+    Agents,
+    Array,
+    Dimensions,
+    Encoder,
+    Mixture,
+    MixtureSurvey,
+    Observation,
+    Policy,
+    Population,
+    Scalar,
+    Sight,
+    Spread,
+    Survey,
+    Tree,
+    record,
+)
+
+CPU_BLOCK = 2048
+"""Agents per block on CPU: what they carry stays in a core's cache."""
+DEVICE_BLOCK = 131_072
+"""Agents per block elsewhere: enough to fill the device."""
+AGENTS_PER_CALL = 65_536
+"""Agents per compiled call on CPU: calls are then rare, and progress is told often enough."""
+
+
+@record
+class Parts:
+    """What a run is made of: encoder, policy, server, and the seed's words [2]."""
+
+    encoder: Encoder
+    policy: Policy
+    mixture: Mixture
+    key: Array
+
+
+class Plan(NamedTuple):
+    """How a population is cut: `calls` of `blocks` blocks of `size` agents, the last ones empty."""
+
+    agents: int
+    size: int
+    blocks: int
+    calls: int
+
+    @property
+    def ragged(self) -> bool:
+        """Whether some places in the blocks stand for no agent."""
+        return self.agents != self.size * self.blocks * self.calls
+
+    def firsts(self, call: int) -> np.ndarray:
+        """Return the first agent of each block of a call, [blocks]."""
+        each = call * self.blocks + np.arange(self.blocks)
+        return (each * self.size).astype(np.uint32)
+
+
+def cut(agents: int, size: int | None, platform: str) -> Plan:
+    """Cut a population into blocks; the cut depends on nothing but these three.
+
+    Args:
+      agents: N.
+      size: agents per block; None: what suits the platform.
+      platform: "cpu", "gpu" or "tpu".
+
+    Example:
+      >>> cut(10_000, 1_000, "cpu")
+      Plan(agents=10000, size=1000, blocks=10, calls=1)
+    """
+    on_cpu = platform == "cpu"
+    size = min(agents, size or (CPU_BLOCK if on_cpu else DEVICE_BLOCK))
+    needed = -(-agents // size)
+    calls = -(-needed // (max(AGENTS_PER_CALL // size, 1) if on_cpu else 1))
+    return Plan(agents, size, -(-needed // calls), calls)
+
+
+class Streamed(NamedTuple):
+    """What a stream returns: rows over time, what the agents came to, and what was kept of them."""
+
+    server: np.ndarray
+    mean_field: np.ndarray
+    forecast: np.ndarray
+    tally: Tally
+    steps: int
+    costs: np.ndarray | None
+    recorded: dict[str, np.ndarray]
+    status: int
+
+
+def refusals(policy: Policy, mixture: Mixture, choice: Record, *, participation: bool) -> list[str]:
+    """Return what of a run cannot be streamed, one line each, and what to do about it."""
+    lines = []
+    if not hasattr(policy, "surveys"):
+        lines.append(f"policy {type(policy).__name__} names no surveys of the population")
+    if not hasattr(mixture, "survey"):
+        lines.append(f"mixture {type(mixture).__name__} needs every agent's weight at every step")
+    if participation:
+        lines.append("a participation needs the number of those present at every step")
+    if "weights" in choice.fields:
+        lines.append('record.fields holds "weights", known only when all blocks are done')
+    return lines
+
+
+def run_stream(
+    parts: Parts,
+    series: Series,
+    dimensions: Dimensions,
+    choice: Record,
+    *,
+    agents: int,
+    block: int | None,
+    devices: Sequence[Any],
+    dtype: str,
+    best_readout: bool,
+    keep_costs: bool,
+    on_call: Callable[[int, int], None] | None,
+) -> Streamed:
+    """Run all blocks through all time; the arguments are those of `simulate`, checked.
+
+    Exact; O(n N) for every pass: one, and one more for each of the policy's surveys.
+    """
+    plan = cut(agents, block, devices[0].platform)
+    points = points_of(series, 0, dimensions.points, dtype)
+    points = jax.tree.map(lambda leaf: leaf[: dimensions.points], points)
+    targets = _held(points)
+    size = jnp.asarray(agents, dtype)
+    surveys: tuple[Survey, ...] = parts.policy.surveys  # type: ignore[attr-defined]
+    passes = len(surveys) + 1
+    told: tuple[Tree, ...] = ()
+
+    def calls(number: int, run: Callable[..., Tree], *arguments: Tree) -> Iterator[Tree]:
+        for done, found in enumerate(_deal(run, plan, devices, (parts, *arguments)), 1):
+            yield found
+            if on_call is not None:
+                on_call(number * plan.calls + done, passes * plan.calls)
+
+    cutting = {"dimensions": dimensions, "plan": plan}
+    for number in range(len(surveys)):
+        look = functools.partial(_survey, number=number, **cutting)
+        total = Sums()
+        for found in calls(number, look, dataclasses.replace(points, told=told)):
+            total.add(found)
+        met = _meet(surveys[number], total.result(dtype), targets, size, dimensions=dimensions)
+        told = (*told, met)
+
+    server: MixtureSurvey = parts.mixture.survey  # type: ignore[attr-defined]
+    live = functools.partial(
+        _live,
+        fields=choice.fields,
+        best_readout=best_readout,
+        keep_costs=keep_costs,
+        **cutting,
+    )
+    total, tallies, costs, status, steps = Sums(), [], [], 0, 0
+    chosen = jnp.asarray(choice.agents, jnp.int32)
+    lost = diverging(np.asarray(series.targets))
+    for found in calls(passes - 1, live, dataclasses.replace(points, told=told), chosen, lost):
+        total.add(found.shares)
+        tallies.append(joined(_each(found.tally)))
+        status |= int(np.bitwise_or.reduce(found.status))
+        steps = int(found.steps[0])
+        if keep_costs:
+            costs.append(found.costs.reshape(-1))
+    shares = total.result(dtype)
+    outputs = _meet(server, shares["server"], targets, size, dimensions=dimensions)
+    outputs = np.concatenate([np.asarray(targets.target[:1]), np.asarray(outputs)])
+    return Streamed(
+        server=outputs[:-1],
+        mean_field=np.asarray(shares["mean_field"]),
+        forecast=outputs[-1],
+        tally=joined(tallies),
+        steps=steps,
+        costs=np.concatenate(costs)[:agents] if keep_costs else None,
+        recorded={name: np.asarray(shares[name]) for name in choice.fields},
+        status=status,
+    )
+
+
+def _held(points: Point) -> Sight:
+    """Return what everybody sees at each step, [n, ...]: the last target that was observed."""
+    rows = np.where(np.asarray(points.known), np.arange(points.known.shape[0]), 0)
+    held = points.target[np.maximum.accumulate(rows)]
+    steps = jnp.arange(points.known.shape[0], dtype=jnp.int32)
+    return Sight(step=steps, target=held, known=points.known, size=jnp.zeros(steps.shape))
+
+
+def _each(tallies: Tally) -> list[Tally]:
+    """Take apart the tallies of a call's blocks; blocks without agents count as nothing."""
+    count = tallies.agents.shape[0]
+    return [jax.tree.map(lambda leaf, b=b: leaf[b], tallies) for b in range(count)]
+
+
+def _deal(
+    run: Callable[..., Tree], plan: Plan, devices: Sequence[Any], arguments: tuple[Tree, ...]
+) -> Iterator[Tree]:
+    """Run all calls, dealt to the devices in turn, a thread for each; yield results in order."""
+    placed = [jax.device_put(arguments, device) for device in devices]
+
+    def one(call: int) -> Tree:
+        device = devices[call % len(devices)]
+        firsts = jax.device_put(plan.firsts(call), device)
+        return jax.device_get(run(*placed[call % len(devices)], firsts))
+
+    with ThreadPoolExecutor(len(devices)) as pool:
+        waiting: list[Any] = []
+        try:
+            for call in range(plan.calls):
+                waiting.append(pool.submit(one, call))
+                if len(waiting) > 2 * len(devices):  # a bounded queue: memory stays flat
+                    yield waiting.pop(0).result()
+            while waiting:
+                yield waiting.pop(0).result()
+        finally:
+            for left in waiting:
+                left.cancel()
+
+
+class Sums:
+    """Sums over blocks in their order, in float64: plain ones, and `Spread`s joined by theirs."""
+
+    def __init__(self) -> None:
+        self._leaves: list[Any] | None = None
+        self._structure: Any = None
+
+    def add(self, found: Tree) -> None:
+        """Enter a call's blocks: every leaf [blocks, ...]."""
+        leaves, self._structure = jax.tree.flatten(found, is_leaf=_is_spread)
+        leaves = [
+            _join(leaf) if _is_spread(leaf) else np.sum(leaf, axis=0, dtype=np.float64)
+            for leaf in leaves
+        ]
+        if self._leaves is not None:
+            leaves = [
+                _join(_stack(old, new)) if _is_spread(new) else old + new
+                for old, new in zip(self._leaves, leaves, strict=True)
+            ]
+        self._leaves = leaves
+
+    def result(self, dtype: str) -> Tree:
+        """Return the sums over all blocks entered."""
+        whole = jax.tree.unflatten(self._structure, self._leaves)
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), whole)
+
+
+def _is_spread(leaf: Any) -> bool:
+    return isinstance(leaf, Spread)
+
+
+def _stack(*spreads: Spread) -> Spread:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *spreads)
+
+
+def _join(spreads: Spread) -> Spread:
+    """Join the spreads of blocks, leaves [blocks, n, ...], about their common mean."""
+    count, mean, scatter = (
+        np.asarray(leaf, np.float64) for leaf in (spreads.count, spreads.mean, spreads.scatter)
+    )
+    total = count.sum(axis=0)
+    share = (count / np.maximum(total, 1.0))[..., None]
+    common = np.sum(share * mean, axis=0)
+    apart = mean - common
+    between = (count[..., None] * apart)[..., :, None] * apart[..., None, :]
+    return Spread(count=total, mean=common, scatter=np.sum(scatter + between, axis=0))
+
+
+@functools.partial(jax.jit, static_argnames="dimensions")
+def _meet(
+    survey: Survey | MixtureSurvey,
+    found: Tree,
+    sights: Sight,
+    size: Array,
+    *,
+    dimensions: Dimensions,
+) -> Tree:
+    """Turn what a pass found, [n, ...], into the answers for every step."""
+
+    def body(common: Tree, row: tuple[Tree, Sight]) -> tuple[Tree, Tree]:
+        here, sight = row
+        sight = Sight(sight.step, sight.target, sight.known, size)
+        return survey.meet(common, here, sight)
+
+    start = survey.begin(dimensions, sights.target.dtype)
+    answers: Tree = lax.scan(body, start, (found, sights))[1]
+    return answers
+
+
+def _members(plan: Plan, first: Array, dtype: Any) -> tuple[Array, Population]:
+    """Return the places [size] of a block's agents, and the population as the block knows it."""
+    index = first + jnp.arange(plan.size, dtype=jnp.uint32)
+    everyone = jnp.asarray(plan.agents, dtype)
+    if not plan.ragged:
+        return index, Population(size=everyone, own=jnp.asarray(plan.size, dtype))
+    present = index < plan.agents
+    own = jnp.sum(present.astype(dtype))
+    return index, Population(size=everyone, present=present, own=own)
+
+
+@functools.partial(jax.jit, static_argnames=("number", "dimensions", "plan"))
+def _survey(
+    parts: Parts,
+    points: Point,
+    firsts: Array,
+    *,
+    number: int,
+    dimensions: Dimensions,
+    plan: Plan,
+) -> Tree:
+    """Let the blocks of a call look, for one survey, at all steps; return their shares."""
+    survey = parts.policy.surveys[number]  # type: ignore[attr-defined]
+    dtype = points.target.dtype
+
+    def one(first: Array) -> Tree:
+        index, population = _members(plan, first, dtype)
+        agents = Agents(index=index, key=parts.key)
+        parameters = parts.encoder.parameters(agents, dimensions, dtype)
+        nobody = jnp.zeros((dimensions.outputs, plan.size), dtype)
+
+        def body(carry: Tree, point: Point) -> tuple[Tree, Tree]:
+            step, target, encoder_state, state = carry
+            target = jnp.where(point.known, point.target, target)
+            encoder_state, features = parts.encoder.encode(
+                parameters, encoder_state, agents, point.inputs, step
+            )
+            observation = Observation(
+                step=step,
+                target=target,
+                known=point.known,
+                prediction=nobody,
+                features=computed_once(population.only_present(features)),
+                population=population,
+                voters=population,
+                told=point.told,
+            )
+            state, found = survey.look(state, observation)
+            return (step + 1, target, encoder_state, state), found
+
+        start = (
+            jnp.int32(0),
+            points.target[0],
+            parts.encoder.init(parameters, agents, dimensions, dtype),
+            survey.init(dimensions, plan.size, dtype),
+        )
+        found: Tree = lax.scan(body, start, points)[1]
+        return found
+
+    return lax.map(one, firsts)
+
+
+@record
+class Handed:
+    """A block's server: it weighs nothing, and hands over what the real one needs."""
+
+    survey: MixtureSurvey
+
+    def init(self, dimensions: Dimensions, num_agents: int, dtype: Any) -> Tree:
+        """Return the survey's state for the block."""
+        return self.survey.init(dimensions, num_agents, dtype)
+
+    def mix(
+        self, state: Tree, observation: Observation, next_prediction: Array
+    ) -> tuple[Tree, Tree]:
+        """Return the block's share in place of an output."""
+        return self.survey.look(state, observation, next_prediction)
+
+    def weights(self, state: Tree, population: Population) -> Array:
+        """Refuse: see `refusals`."""
+        raise NotImplementedError
+
+
+class Found(NamedTuple):
+    """What a call's blocks hand over, a row each."""
+
+    shares: dict[str, Tree]
+    tally: Tally
+    status: Array
+    steps: Array
+    costs: Array | None
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("dimensions", "plan", "fields", "best_readout", "keep_costs"),
+)
+def _live(
+    parts: Parts,
+    points: Point,
+    chosen: Array,
+    lost: Scalar,
+    firsts: Array,
+    *,
+    dimensions: Dimensions,
+    plan: Plan,
+    fields: tuple[Field, ...],
+    best_readout: bool,
+    keep_costs: bool,
+) -> Found:
+    """Let the blocks of a call live through the series, told what the surveys found."""
+    dtype = points.target.dtype
+    handed = Handed(parts.mixture.survey)  # type: ignore[attr-defined]
+
+    def one(first: Array) -> Found:
+        index, population = _members(plan, first, dtype)
+        program, state = begin(
+            parts.encoder,
+            parts.policy,
+            handed,
+            None,
+            parts.key,
+            points.target[0],
+            chosen,
+            population=population,
+            index=index,
+            dimensions=dimensions,
+            fields=fields,
+            best_readout=best_readout,
+        )
+        first_point = jax.tree.map(lambda leaf: leaf[0], points)
+        shares = jax.eval_shape(advance, program, state, first_point)[0].server
+        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shares)
+        state = dataclasses.replace(state, server=nothing)
+        state, info = lax.scan(functools.partial(advance, program), state, points)
+        made = jax.tree.map(
+            lambda rows, last: jnp.concatenate([rows[1:], last[None]]), info.server, state.server
+        )
+        return Found(
+            shares={"server": made, "mean_field": info.mean_field, **info.recorded},
+            tally=Tally.of(state.totals, dimensions.outputs, lost, index, population.present),
+            status=state.status,
+            steps=state.totals.steps,
+            costs=state.totals.cost.result() if keep_costs else None,
+        )
+
+    return lax.map(one, firsts)
