@@ -98,7 +98,8 @@ def computed_once(values: Array) -> Array:
 
     XLA copies cheap arithmetic into each of its consumers (an agent's features would be drawn
     anew for every use), but never a division. So this divides by a 1 that XLA cannot see
-    through: exact, bit for bit, NaN and infinity included. An optimization barrier does not
+    through: exact, bit for bit, NaN and infinity included (a device that takes numbers below the
+    smallest normal one for zero does so here). An optimization barrier does not
     help: on CPU it is gone before XLA decides what to copy.
 
     Example:

@@ -10,7 +10,7 @@ large number is ever subtracted from another (kappa is small beside N |U|^2: the
 loses all of float32 at 10^6 agents). Weights are thus a tilt r of d numbers applied to the
 deviations; a `discount` fits that tilt to more steps than the last.
 
-`play` runs any mixture, of this module or of another, on given predictions.
+`play` runs any mixture on given predictions.
 """
 
 from __future__ import annotations
@@ -242,7 +242,7 @@ def ridge_mixture(kappa: Scalar = 1.0, eta: Scalar = 1.0, discount: Scalar = 0.0
 
 @record
 class UniformMixture:
-    """See `uniform_mixture`. The state is nothing but a one per agent."""
+    """See `uniform_mixture`; the state is a one per agent."""
 
     def init(self, dimensions: Dimensions, num_agents: int, dtype: Any) -> Array:
         """Return equal weights, times N."""
@@ -396,9 +396,8 @@ def _play(
         target = jnp.where(next_seen, next_target, target)
         return (state, target, next_seen, ahead, here), (output, weights)
 
-    dimensions = Dimensions(points=rounds, inputs=0, outputs=outputs, features=0)
     start = (
-        mixture.init(dimensions, count, dtype),
+        mixture.init(Dimensions(rounds, 0, outputs, 0), count, dtype),
         jnp.zeros((outputs,), dtype),
         jnp.zeros((), bool),  # nothing was seen before the first round
         jnp.zeros((outputs, count), dtype),

@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -25,8 +24,10 @@ from jax import lax
 from memoa_jax.linalg import computed_once
 from memoa_jax.loop import Point, advance, begin, points_of
 from memoa_jax.metrics import diverging
+from memoa_jax.placement import Plan, cut, deal, members
 from memoa_jax.recording import Field, Record
 from memoa_jax.series import Series
+from memoa_jax.sums import Sums
 from memoa_jax.totals import Tally, joined
 from memoa_jax.types import (
     Agents,
@@ -40,18 +41,10 @@ from memoa_jax.types import (
     Population,
     Scalar,
     Sight,
-    Spread,
     Survey,
     Tree,
     record,
 )
-
-CPU_BLOCK = 2048
-"""Agents per block on CPU: what they carry stays in a core's cache."""
-DEVICE_BLOCK = 131_072
-"""Agents per block elsewhere: enough to fill the device."""
-AGENTS_PER_CALL = 65_536
-"""Agents per compiled call on CPU: calls are then rare, and progress is told often enough."""
 
 
 @record
@@ -62,44 +55,6 @@ class Parts:
     policy: Policy
     mixture: Mixture
     key: Array
-
-
-class Plan(NamedTuple):
-    """How a population is cut: `calls` of `blocks` blocks of `size` agents, the last ones empty."""
-
-    agents: int
-    size: int
-    blocks: int
-    calls: int
-
-    @property
-    def ragged(self) -> bool:
-        """Whether some places in the blocks stand for no agent."""
-        return self.agents != self.size * self.blocks * self.calls
-
-    def firsts(self, call: int) -> np.ndarray:
-        """Return the first agent of each block of a call, [blocks]."""
-        each = call * self.blocks + np.arange(self.blocks)
-        return (each * self.size).astype(np.uint32)
-
-
-def cut(agents: int, size: int | None, platform: str) -> Plan:
-    """Cut a population into blocks; the cut depends on nothing but these three.
-
-    Args:
-      agents: N.
-      size: agents per block; None: what suits the platform.
-      platform: "cpu", "gpu" or "tpu".
-
-    Example:
-      >>> cut(10_000, 1_000, "cpu")
-      Plan(agents=10000, size=1000, blocks=10, calls=1)
-    """
-    on_cpu = platform == "cpu"
-    size = min(agents, size or (CPU_BLOCK if on_cpu else DEVICE_BLOCK))
-    needed = -(-agents // size)
-    calls = -(-needed // (max(AGENTS_PER_CALL // size, 1) if on_cpu else 1))
-    return Plan(agents, size, -(-needed // calls), calls)
 
 
 class Streamed(NamedTuple):
@@ -157,7 +112,7 @@ def run_stream(
     told: tuple[Tree, ...] = ()
 
     def calls(number: int, run: Callable[..., Tree], *arguments: Tree) -> Iterator[Tree]:
-        for done, found in enumerate(_deal(run, plan, devices, (parts, *arguments)), 1):
+        for done, found in enumerate(deal(run, plan, devices, (parts, *arguments)), 1):
             yield found
             if on_call is not None:
                 on_call(number * plan.calls + done, passes * plan.calls)
@@ -218,79 +173,6 @@ def _each(tallies: Tally) -> list[Tally]:
     return [jax.tree.map(lambda leaf, b=b: leaf[b], tallies) for b in range(count)]
 
 
-def _deal(
-    run: Callable[..., Tree], plan: Plan, devices: Sequence[Any], arguments: tuple[Tree, ...]
-) -> Iterator[Tree]:
-    """Run all calls, dealt to the devices in turn, a thread for each; yield results in order."""
-    placed = [jax.device_put(arguments, device) for device in devices]
-
-    def one(call: int) -> Tree:
-        device = devices[call % len(devices)]
-        firsts = jax.device_put(plan.firsts(call), device)
-        return jax.device_get(run(*placed[call % len(devices)], firsts))
-
-    with ThreadPoolExecutor(len(devices)) as pool:
-        waiting: list[Any] = []
-        try:
-            for call in range(plan.calls):
-                waiting.append(pool.submit(one, call))
-                if len(waiting) > 2 * len(devices):  # a bounded queue: memory stays flat
-                    yield waiting.pop(0).result()
-            while waiting:
-                yield waiting.pop(0).result()
-        finally:
-            for left in waiting:
-                left.cancel()
-
-
-class Sums:
-    """Sums over blocks in their order, in float64: plain ones, and `Spread`s joined by theirs."""
-
-    def __init__(self) -> None:
-        self._leaves: list[Any] | None = None
-        self._structure: Any = None
-
-    def add(self, found: Tree) -> None:
-        """Enter a call's blocks: every leaf [blocks, ...]."""
-        leaves, self._structure = jax.tree.flatten(found, is_leaf=_is_spread)
-        leaves = [
-            _join(leaf) if _is_spread(leaf) else np.sum(leaf, axis=0, dtype=np.float64)
-            for leaf in leaves
-        ]
-        if self._leaves is not None:
-            leaves = [
-                _join(_stack(old, new)) if _is_spread(new) else old + new
-                for old, new in zip(self._leaves, leaves, strict=True)
-            ]
-        self._leaves = leaves
-
-    def result(self, dtype: str) -> Tree:
-        """Return the sums over all blocks entered."""
-        whole = jax.tree.unflatten(self._structure, self._leaves)
-        return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), whole)
-
-
-def _is_spread(leaf: Any) -> bool:
-    return isinstance(leaf, Spread)
-
-
-def _stack(*spreads: Spread) -> Spread:
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *spreads)
-
-
-def _join(spreads: Spread) -> Spread:
-    """Join the spreads of blocks, leaves [blocks, n, ...], about their common mean."""
-    count, mean, scatter = (
-        np.asarray(leaf, np.float64) for leaf in (spreads.count, spreads.mean, spreads.scatter)
-    )
-    total = count.sum(axis=0)
-    share = (count / np.maximum(total, 1.0))[..., None]
-    common = np.sum(share * mean, axis=0)
-    apart = mean - common
-    between = (count[..., None] * apart)[..., :, None] * apart[..., None, :]
-    return Spread(count=total, mean=common, scatter=np.sum(scatter + between, axis=0))
-
-
 @functools.partial(jax.jit, static_argnames="dimensions")
 def _meet(
     survey: Survey | MixtureSurvey,
@@ -312,17 +194,6 @@ def _meet(
     return answers
 
 
-def _members(plan: Plan, first: Array, dtype: Any) -> tuple[Array, Population]:
-    """Return the places [size] of a block's agents, and the population as the block knows it."""
-    index = first + jnp.arange(plan.size, dtype=jnp.uint32)
-    everyone = jnp.asarray(plan.agents, dtype)
-    if not plan.ragged:
-        return index, Population(size=everyone, own=jnp.asarray(plan.size, dtype))
-    present = index < plan.agents
-    own = jnp.sum(present.astype(dtype))
-    return index, Population(size=everyone, present=present, own=own)
-
-
 @functools.partial(jax.jit, static_argnames=("number", "dimensions", "plan"))
 def _survey(
     parts: Parts,
@@ -338,7 +209,7 @@ def _survey(
     dtype = points.target.dtype
 
     def one(first: Array) -> Tree:
-        index, population = _members(plan, first, dtype)
+        index, population = members(plan, first, dtype)
         agents = Agents(index=index, key=parts.key)
         parameters = parts.encoder.parameters(agents, dimensions, dtype)
         nobody = jnp.zeros((dimensions.outputs, plan.size), dtype)
@@ -427,7 +298,7 @@ def _live(
     handed = Handed(parts.mixture.survey)  # type: ignore[attr-defined]
 
     def one(first: Array) -> Found:
-        index, population = _members(plan, first, dtype)
+        index, population = members(plan, first, dtype)
         program, state = begin(
             parts.encoder,
             parts.policy,

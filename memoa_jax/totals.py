@@ -253,7 +253,7 @@ def joined(tallies: Sequence[Tally]) -> Tally:
     """
     each: Tally = jax.tree.map(lambda *leaves: np.asarray(leaves, np.float64), *tallies)
     filled = each.agents > 0
-    share = each.agents / max(each.agents.sum(), 1.0)
+    share = each.agents / np.maximum(np.sum(each.agents), 1.0)
 
     def mean(values: Any) -> Any:
         return np.sum(share * np.where(filled, values, 0.0))
@@ -275,7 +275,7 @@ def joined(tallies: Sequence[Tally]) -> Tally:
         best_rmse=_least(each.best_rmse),
         best_cost=_least(each.best_cost),
         diverged=each.diverged.sum(),
-        best_readout=np.max(each.best_readout),
+        best_readout=np.max(np.where(filled, each.best_readout, -np.inf)),
     )
     return host
 

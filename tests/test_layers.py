@@ -44,6 +44,8 @@ ORDER = [
     "regret",
     "recording",
     "loop",
+    "placement",
+    "sums",
     "stream",
     "simulate",
     "config_values",

@@ -5,7 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from memoa_jax.linalg import is_singular, matmul, regularised_solve, ridge_lanes, solve_lanes
+from memoa_jax.linalg import (
+    applied,
+    computed_once,
+    is_singular,
+    matmul,
+    smallest_pivot,
+    solve_lanes,
+    solve_spd,
+)
+from memoa_jax.regression import NormalEquations
 
 
 def spd(p, count, seed=0):
@@ -13,13 +22,26 @@ def spd(p, count, seed=0):
     return np.einsum("arn,brn->abn", root, root)
 
 
+def ridge(rows, right, weights, strength):
+    """Enter rows [R, p, N] one by one, each with its weight, and fit."""
+    equations = NormalEquations.empty(rows.shape[1], rows.shape[2], rows.dtype)
+    for row, explained, weight in zip(rows, right, weights, strict=True):
+        equations = equations.add(row[None], explained[None], weight)
+    return equations.solve(strength)
+
+
 @pytest.mark.parametrize("p", [1, 2, 3, 8, 16, 17, 20])
-@pytest.mark.parametrize("ridge", [0.3, None])
-def test_regularised_solve_equals_numpy_on_both_sides_of_the_switch(p, ridge):
+@pytest.mark.parametrize("shared", [0.3, None])
+def test_solutions_equal_numpy_on_both_sides_of_the_switch(p, shared):
     count = 7
     gram, moment = spd(p, count), np.random.default_rng(1).normal(size=(p, count))
-    strength = np.linspace(0.1, 2, count) if ridge is None else ridge
-    solution = regularised_solve(jnp.asarray(gram), jnp.asarray(moment), jnp.asarray(strength))
+    strength = np.linspace(0.1, 2, count) if shared is None else shared
+    rows = tuple(jnp.asarray(gram[a, : a + 1]) for a in range(p))
+    equations = NormalEquations(rows, jnp.asarray(moment))
+    solution = equations.solve(jnp.asarray(strength))
+    product = np.einsum("abn,bn->an", gram, moment)
+    np.testing.assert_allclose(equations.multiply(jnp.asarray(moment)), product, rtol=1e-9)
+    np.testing.assert_allclose(equations.trace(), np.einsum("aan->n", gram), rtol=1e-12)
     for i, each in enumerate(np.broadcast_to(strength, count)):
         expected = np.linalg.solve(gram[..., i] + each * np.eye(p), moment[:, i])
         np.testing.assert_allclose(solution[:, i], expected, rtol=1e-9, atol=1e-12)
@@ -31,7 +53,7 @@ def test_ridge_of_every_agent_of_a_large_odd_population(p, count):
     rows, right = rng.normal(size=(4, p, count)), rng.normal(size=(4, count))
     weights = np.array([1.0, 0.0, 0.5, 2.0])
     single = [jnp.asarray(x, jnp.float32) for x in (rows, right, weights, 0.7)]
-    fitted = jax.jit(ridge_lanes)(*single)
+    fitted = jax.jit(ridge)(*single)
     assert fitted.dtype == jnp.float32
     gram = np.einsum("r,rai,rbi->iab", weights, rows, rows) + 0.7 * np.eye(p)
     moment = np.einsum("r,rai,ri->ia", weights, rows, right)
@@ -45,8 +67,8 @@ def test_gradients_of_a_ridge_are_central_differences(p):
     rows, right = jnp.asarray(rng.normal(size=(4, p, 5))), jnp.asarray(rng.normal(size=(4, 5)))
 
     @jax.jit
-    def score(ridge):
-        return jnp.sum(jnp.sin(ridge_lanes(rows, right, jnp.ones(4), ridge)))
+    def score(strength):
+        return jnp.sum(jnp.sin(ridge(rows, right, jnp.ones(4), strength)))
 
     slope = (score(0.5 + 1e-6) - score(0.5 - 1e-6)) / 2e-6
     np.testing.assert_allclose(jax.grad(score)(0.5), slope, rtol=1e-7)
@@ -65,3 +87,28 @@ def test_singular_matrices_are_told_and_products_are_exact():
     assert not bool(is_singular(jnp.array([[1e-200, 0.0], [0.0, 1e200]])))
     a = np.random.default_rng(5).normal(size=(3, 3))
     np.testing.assert_allclose(matmul(jnp.asarray(a), jnp.asarray(a), jnp.asarray(a)), a @ a @ a)
+
+
+def test_what_is_computed_once_is_what_it_was():
+    values = jnp.array([0.0, -0.0, 1e-30, 3.0, jnp.inf, -jnp.inf, jnp.nan], jnp.float32)
+    kept = np.asarray(jax.jit(computed_once)(values))
+    assert kept.tobytes()[:-4] == np.asarray(values).tobytes()[:-4]
+    assert np.isnan(kept[-1])
+    assert jax.grad(computed_once)(2.0) == 1.0
+    assert jax.jit(jax.vmap(computed_once))(values[:4]).tolist() == values[:4].tolist()
+
+
+def test_controls_are_applied_and_small_systems_need_no_library():
+    rng = np.random.default_rng(6)
+    z, b = rng.normal(size=(2, 3, 5)), rng.normal(size=(3, 5))
+    np.testing.assert_allclose(
+        applied(jnp.asarray(z), jnp.asarray(b)), np.einsum("dpn,pn->dn", z, b)
+    )
+    assert solve_spd(jnp.array([[4.0]]), jnp.array([2.0])).tolist() == [0.5]
+    assert solve_spd(jnp.array([[4.0]]), jnp.array([[2.0, 8.0]])).tolist() == [[0.5, 2.0]]
+    assert np.isnan(solve_spd(jnp.array([[-4.0]]), jnp.array([2.0]))).all()
+    matrix = spd(3, 4)
+    lanes = [[jnp.asarray(matrix[a, b]) for b in range(a + 1)] for a in range(3)]
+    minors = [np.linalg.det(np.moveaxis(matrix[:a, :a], -1, 0)) for a in (1, 2, 3)]
+    pivots = np.stack([minors[0], minors[1] / minors[0], minors[2] / minors[1]])
+    np.testing.assert_allclose(smallest_pivot(lanes), pivots.min(axis=0), rtol=1e-9)

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from memoa_jax.metrics import ReadOut, Total, baselines, rmse, root
+from memoa_jax.metrics import baselines, rmse
+from memoa_jax.totals import ReadOut, Total, root
 from memoa_jax.types import Dimensions
 
 

@@ -1,0 +1,59 @@
+"""Sums over the blocks of a population, on the host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from memoa_jax.types import Spread, Tree
+
+
+class Sums:
+    """Sums over blocks in their order, in float64: plain ones, and `Spread`s joined by theirs."""
+
+    def __init__(self) -> None:
+        self._leaves: list[Any] = []
+        self._structure: Any = None
+
+    def add(self, found: Tree) -> None:
+        """Enter a call's blocks: every leaf [blocks, ...]."""
+        leaves, self._structure = jax.tree.flatten(found, is_leaf=_is_spread)
+        leaves = [
+            _join(leaf) if _is_spread(leaf) else np.sum(leaf, axis=0, dtype=np.float64)
+            for leaf in leaves
+        ]
+        if self._leaves:
+            leaves = [
+                _join(_stack(old, new)) if _is_spread(new) else old + new
+                for old, new in zip(self._leaves, leaves, strict=True)
+            ]
+        self._leaves = leaves
+
+    def result(self, dtype: str) -> Tree:
+        """Return the sums over all blocks entered."""
+        whole = jax.tree.unflatten(self._structure, self._leaves)
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), whole)
+
+
+def _is_spread(leaf: Any) -> bool:
+    return isinstance(leaf, Spread)
+
+
+def _stack(*spreads: Spread) -> Spread:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *spreads)
+
+
+def _join(spreads: Spread) -> Spread:
+    """Join the spreads of blocks, leaves [blocks, n, ...], about their common mean."""
+    count, mean, scatter = (
+        np.asarray(leaf, np.float64) for leaf in (spreads.count, spreads.mean, spreads.scatter)
+    )
+    total = count.sum(axis=0)
+    share = (count / np.maximum(total, 1.0))[..., None]
+    common = np.sum(share * mean, axis=0)
+    apart = mean - common
+    between = (count[..., None] * apart)[..., :, None] * apart[..., None, :]
+    return Spread(count=total, mean=common, scatter=np.sum(scatter + between, axis=0))
