@@ -88,6 +88,12 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run a config's policies, compare them, write results")
     _add_config(run)
     _add_results(run, "runs/NAME")
+    run.add_argument(
+        "--cache",
+        metavar="DIR",
+        type=Path,
+        help="keep compiled programs in this folder: the next run of the same shape starts at once",
+    )
     run.set_defaults(command=_run)
 
     verify = commands.add_parser("verify", help="check the theory: rates, optima, exact costs")
@@ -197,10 +203,17 @@ def _run(parsed: argparse.Namespace) -> int:
     if fault:
         return _fail(WRONG, fault)
 
+    fault = None if parsed.cache is None else _prepare(parsed.cache, "--cache")
+    if fault:
+        return _fail(WRONG, fault)
+
     import jax
 
     if config.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
+    if parsed.cache is not None:
+        jax.config.update("jax_compilation_cache_dir", str(parsed.cache.resolve()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     from memoa_jax import report, study_report
     from memoa_jax.config import Study
     from memoa_jax.config_faults import ConfigError
@@ -259,7 +272,7 @@ def _verify(parsed: argparse.Namespace) -> int:
     return OK
 
 
-def _prepare(folder: Path) -> str | None:
+def _prepare(folder: Path, option: str = "--out") -> str | None:
     """Make the folder and try to write in it, before any time is spent; return the fault."""
     probe = folder / f".memoa.{os.getpid()}.tmp"
     try:
@@ -267,9 +280,9 @@ def _prepare(folder: Path) -> str | None:
         probe.touch()
         probe.unlink()
     except (FileExistsError, NotADirectoryError):
-        return f"--out {folder}: a file stands in the way; give a folder"
+        return f"{option} {folder}: a file stands in the way; give a folder"
     except (OSError, ValueError) as error:
-        return f"--out {folder}: cannot be written ({getattr(error, 'strerror', None) or error})"
+        return f"{option} {folder}: cannot be written ({getattr(error, 'strerror', None) or error})"
     return None
 
 

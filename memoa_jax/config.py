@@ -214,6 +214,8 @@ class Run(Table):
     chunk: Annotated[int, Field(ge=1, description="a whole number of steps >= 1")] | None = None
     best_readout: Flag = True
     uncoupled: Flag = True
+    schedule: Literal["resident", "stream"] = "resident"
+    block: Count | None = None
 
 
 class Record(Table):

@@ -169,8 +169,10 @@ def _finish(
             chunk=config.run.chunk,
             dtype=config.dtype,
             best_readout=config.run.best_readout,
+            schedule=config.run.schedule,
+            block=config.run.block,
         )
-        jax.block_until_ready((result.server, result.mean_field, result.agent_costs))
+        jax.block_until_ready((result.server, result.mean_field, result.summary))
     seconds = time.perf_counter() - start
     measured = result.summary
     trajectories = {

@@ -569,3 +569,31 @@ def test_public_names_resolve_and_others_do_not():
     with pytest.raises(AttributeError, match="has no attribute 'simulat'"):
         _ = memoa_jax.simulat
     assert not hasattr(memoa_jax, "__wrapped__")
+
+
+def test_a_stream_of_the_same_config_gives_the_same_figures(tiny, tmp_path, capsys):
+    """And what it cannot do is refused in one line, naming it."""
+    few = ["--set", 'record.fields=["prediction"]']
+    for schedule in ("resident", "stream"):
+        more = ["--set", f"run.schedule={schedule}", "--set", "run.block=4"]
+        assert main(["run", str(tiny), "--out", str(tmp_path / schedule), *few, *more]) == 0
+    one, other = (summary_of(tmp_path / name)["policies"] for name in ("resident", "stream"))
+    for label in LABELS:
+        for name in ("server_rmse", "worst_agent_rmse", "mean_agent_effort"):
+            assert one[label][name] == pytest.approx(other[label][name], rel=1e-4), (label, name)
+    capsys.readouterr()
+    assert main(["run", str(tiny), "--out", "o", "--set", "run.schedule=stream"]) == 2
+    (line,) = told(capsys)
+    assert "policy greedy: simulate: schedule = 'stream' cannot do this: record.fields" in line
+
+
+def test_a_cache_keeps_compiled_programs(tiny, tmp_path, capsys):
+    done = memoa("run", str(tiny), "--out", "o", "--cache", "kept", "--set", "policy=[]")
+    assert done.returncode == 2
+    assert not (tmp_path / "kept").exists()  # a fault of the config comes first
+    done = memoa("run", str(tiny), "--out", "o", "--cache", "kept")
+    assert done.returncode == 0, done.stderr
+    assert any((tmp_path / "kept").iterdir())
+    (tmp_path / "file").touch()
+    assert main(["run", str(tiny), "--out", "o", "--cache", "file"]) == 2
+    assert "--cache file: a file stands in the way" in capsys.readouterr().err
