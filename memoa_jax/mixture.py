@@ -9,8 +9,6 @@ so weights and output cost O(N d^2), need one d x d solve and only sums over age
 large number is ever subtracted from another (kappa is small beside N |U|^2: the textbook form
 loses all of float32 at 10^6 agents). Weights are thus a tilt r of d numbers applied to the
 deviations; a `discount` fits that tilt to more steps than the last.
-
-`play` runs any mixture on given predictions.
 """
 
 from __future__ import annotations
@@ -101,9 +99,8 @@ class RidgeMixture:
         error = observation.prediction - target[:, None]
         mean_error = voters.mean(error)
         deviation = voters.only_present(error - mean_error[:, None])
-        spread = voters.products(deviation, deviation)
-        fit = _fit(self, state.fit, spread, target, target + mean_error)
-        fitted = RidgeState(deviation, fit)
+        spread = symmetrise(voters.products(deviation, deviation))
+        fitted = RidgeState(deviation, _fit(self, state.fit, spread, target, target + mean_error))
         state = jax.tree.map(lambda new, old: jnp.where(observation.known, new, old), fitted, state)
         ahead = next_prediction - target[:, None]
         eta = jnp.asarray(self.eta, target.dtype)
@@ -160,6 +157,8 @@ def _fit(
     rounding = 8 * outputs * float(np.finfo(dtype).eps)
     ridge = rounding * jnp.where(trace > 0, trace, 1.0)
     correction = solve_spd(system + ridge * identity, surplus)
+    # Deviations that are nothing but rounding can even leave it indefinite.
+    correction = jnp.where(jnp.all(jnp.isfinite(correction)), correction, 0.0)
     return RidgeFit(response=newest + correction, system=system, moment=moment)
 
 
@@ -193,7 +192,8 @@ class RidgeSurvey:
     def meet(self, common: RidgeFit, found: Spread, sight: Sight) -> tuple[RidgeFit, Array]:
         """Fit the weights and return the server's output for the next step, [d]."""
         target, d = sight.target, sight.target.shape[0]
-        fit = _fit(self.mixture, common, found.scatter[:d, :d], target, target + found.mean[:d])
+        spread = symmetrise(found.scatter[:d, :d])
+        fit = _fit(self.mixture, common, spread, target, target + found.mean[:d])
         fit = jax.tree.map(lambda new, old: jnp.where(sight.known, new, old), fit, common)
         eta = jnp.asarray(self.mixture.eta, target.dtype)
         tilted = matmul(fit.response, found.scatter[:d, d:])

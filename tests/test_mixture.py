@@ -9,7 +9,7 @@ import numpy as np
 import plain_loop
 import pytest
 
-from memoa_jax.mixture import mixture_weights, play, ridge_mixture
+from memoa_jax.mixture import RidgeFit, _fit, mixture_weights, play, ridge_mixture
 
 REFERENCE = json.loads((pathlib.Path(__file__).parent / "reference/mixture.json").read_text())
 
@@ -190,3 +190,11 @@ def test_discounted_weights_in_float32_with_many_agents():
 def test_wrong_arguments_are_refused_by_name(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_deviations_of_rounding_size_do_no_harm():
+    """Agents that agree but for the last bit; their products were once not even symmetric."""
+    spread = jnp.array([[4.83e-32, 1.94e-33], [1.94e-33, 0.0]])
+    nothing = RidgeFit.empty(2, jnp.float64)
+    fit = _fit(ridge_mixture(), nothing, spread, jnp.array([0.77, -0.03]), jnp.array([0.13, -0.13]))
+    np.testing.assert_allclose(fit.response, [0.64, 0.1], rtol=1e-9)
