@@ -52,7 +52,12 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+SLOW = ("greedy forecast", "offline", "horizon 1", "horizon 2")
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=[pytest.mark.slow] * (c in SLOW)) for c in CASES]
+)
 def test_a_stream_gives_what_all_agents_together_give(case):
     d, policy, mixture = CASES[case]
     options = {
@@ -149,10 +154,12 @@ SCRIPT = textwrap.dedent(
 
     placement.AGENTS_PER_CALL = 256  # many calls
     assert jax.device_count() == 8
-    for policy in (greedy(GameCost(effort=50.0), window=5), decentralized(game="forecast"),
-                   decentralized(horizon=3)):
-        found = {}
-        for count in (1, 2, 4, 8):
+    policies = {"greedy": greedy(GameCost(effort=50.0), window=5),
+                "forecast": decentralized(game="forecast"), "feedback": decentralized(horizon=3)}
+    counts = [int(word) for word in sys.argv[1].split()]
+    for name in sys.argv[2:]:
+        policy, found = policies[name], {}
+        for count in counts:
             result = simulate(
                 brownian(12), random_features(3), policy, ridge_mixture(), num_agents=5003,
                 key=jax.random.key(0), schedule="stream", block=128, keep_costs=True,
@@ -161,7 +168,7 @@ SCRIPT = textwrap.dedent(
             found[count] = [np.asarray(x) for x in (
                 result.agent_costs, result.server, result.mean_field, result.forecast,
                 result.recorded["prediction"], *jax.tree.leaves(result.summary))]
-        for count in (2, 4, 8):
+        for count in counts[1:]:
             for one, other in zip(found[1], found[count], strict=True):
                 assert one.tobytes() == other.tobytes()
     print("same bits")
@@ -169,14 +176,22 @@ SCRIPT = textwrap.dedent(
 )
 
 
-def test_one_two_four_and_eight_devices_give_the_same_bits():
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("1 2", "greedy"),
+        pytest.param(("1 2 4 8", "greedy", "forecast", "feedback"), marks=pytest.mark.slow),
+    ],
+    ids=lambda words: words[0],
+)
+def test_one_two_four_and_eight_devices_give_the_same_bits(words):
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
     }
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", SCRIPT],
+        [sys.executable, "-W", "error", "-c", SCRIPT, *words],
         env=environment,
         capture_output=True,
         text=True,
