@@ -24,7 +24,7 @@ AGENTS_PER_CALL = 65_536
 """Agents per compiled call on CPU: calls are then rare, and progress is told often enough."""
 
 
-class Plan(NamedTuple):
+class Cut(NamedTuple):
     """How a population is cut: `calls` of `blocks` blocks of `size` agents, the last ones empty."""
 
     agents: int
@@ -43,7 +43,7 @@ class Plan(NamedTuple):
         return (each * self.size).astype(np.uint32)
 
 
-def cut(agents: int, size: int | None, platform: str) -> Plan:
+def cut(agents: int, size: int | None, platform: str) -> Cut:
     """Cut a population into blocks; the cut depends on nothing but these three.
 
     Args:
@@ -53,16 +53,16 @@ def cut(agents: int, size: int | None, platform: str) -> Plan:
 
     Example:
       >>> cut(10_000, 1_000, "cpu")
-      Plan(agents=10000, size=1000, blocks=10, calls=1)
+      Cut(agents=10000, size=1000, blocks=10, calls=1)
     """
     on_cpu = platform == "cpu"
     size = min(agents, size or (CPU_BLOCK if on_cpu else DEVICE_BLOCK))
     needed = -(-agents // size)
     calls = -(-needed // (max(AGENTS_PER_CALL // size, 1) if on_cpu else 1))
-    return Plan(agents, size, -(-needed // calls), calls)
+    return Cut(agents, size, -(-needed // calls), calls)
 
 
-def members(plan: Plan, first: Array, dtype: Any) -> tuple[Array, Population]:
+def members(plan: Cut, first: Array, dtype: Any) -> tuple[Array, Population]:
     """Return the places [size] of a block's agents, and the population as the block knows it."""
     index = first + jnp.arange(plan.size, dtype=jnp.uint32)
     everyone = jnp.asarray(plan.agents, dtype)
@@ -74,7 +74,7 @@ def members(plan: Plan, first: Array, dtype: Any) -> tuple[Array, Population]:
 
 
 def deal(
-    run: Callable[..., Tree], plan: Plan, devices: Sequence[Any], arguments: tuple[Tree, ...]
+    run: Callable[..., Tree], plan: Cut, devices: Sequence[Any], arguments: tuple[Tree, ...]
 ) -> Iterator[Tree]:
     """Run all calls, dealt to the devices in turn, a thread for each; yield results in order."""
     placed = [jax.device_put(arguments, device) for device in devices]

@@ -147,7 +147,7 @@ def simulate(
         those of a stream are the same bits for any number of devices.
       block: agents per block of a stream; default what suits the device.
       devices: those that a stream deals its blocks to; default all local ones.
-      keep_costs: return every agent's cost, 4 N bytes; default in a resident run only.
+      keep_costs: return every agent's cost from a stream too (a resident run always does).
 
     Returns:
       Result.
@@ -236,6 +236,8 @@ def _streamed(
 ) -> Result:
     """Run the stream schedule and bring its results into the shape of a resident run's."""
     lines = refusals(parts.policy, parts.mixture, choice, participation=participation)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(parts)):
+        lines.append("a run under jit, vmap or grad cannot come back to the host between blocks")
     if lines:
         raise ValueError(
             f"simulate: schedule = 'stream' cannot do this: {'; '.join(lines)}: "

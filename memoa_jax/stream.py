@@ -24,7 +24,7 @@ from jax import lax
 from memoa_jax.linalg import computed_once
 from memoa_jax.loop import Point, advance, begin, points_of
 from memoa_jax.metrics import diverging
-from memoa_jax.placement import Plan, cut, deal, members
+from memoa_jax.placement import Cut, cut, deal, members
 from memoa_jax.recording import Field, Record
 from memoa_jax.series import Series
 from memoa_jax.sums import Sums
@@ -202,7 +202,7 @@ def _survey(
     *,
     number: int,
     dimensions: Dimensions,
-    plan: Plan,
+    plan: Cut,
 ) -> Tree:
     """Let the blocks of a call look, for one survey, at all steps; return their shares."""
     survey = parts.policy.surveys[number]  # type: ignore[attr-defined]
@@ -288,7 +288,7 @@ def _live(
     firsts: Array,
     *,
     dimensions: Dimensions,
-    plan: Plan,
+    plan: Cut,
     fields: tuple[Field, ...],
     best_readout: bool,
     keep_costs: bool,

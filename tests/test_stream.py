@@ -102,6 +102,15 @@ def test_what_cannot_be_streamed_is_named():
         simulate(
             *parts, greedy(), ridge_mixture(), num_agents=4, key=KEY, schedule="stream", block=0
         )
+    policy = decentralized(game="forecast")
+    with pytest.raises(ValueError, match="under jit, vmap or grad"):
+        jax.vmap(
+            lambda key: (
+                simulate(
+                    *parts, policy, ridge_mixture(), num_agents=4, key=key, schedule="stream"
+                ).forecast
+            )
+        )(jax.random.split(KEY, 2))
 
 
 def test_cuts_cover_the_population_and_depend_on_no_device_count():
