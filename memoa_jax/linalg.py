@@ -93,23 +93,6 @@ def is_singular(matrix: Array) -> Array:
     return jnp.min(pivots, axis=-1) <= rounding * jnp.max(pivots, axis=-1)
 
 
-def computed_once(values: Array) -> Array:
-    """Return the same values, computed once and kept, however many computations use them.
-
-    XLA copies cheap arithmetic into each of its consumers (an agent's features would be drawn
-    anew for every use), but never a division. So this divides by a 1 that XLA cannot see
-    through: exact, bit for bit, NaN and infinity included (a device that takes numbers below the
-    smallest normal one for zero does so here). An optimization barrier does not
-    help: on CPU it is gone before XLA decides what to copy.
-
-    Example:
-      >>> computed_once(jnp.array([0.0, 3.0])).tolist()
-      [0.0, 3.0]
-    """
-    one = jnp.where(lax.stop_gradient(values == values), 1.0, 2.0).astype(values.dtype)
-    return values / one
-
-
 def applied(features: Array, control: Array) -> Array:
     """Return every agent's Z beta, [d, N], for features [d, p, N] and controls [p, N].
 

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from memoa_jax.linalg import applied, computed_once
+from memoa_jax.arithmetic import computed_once
+from memoa_jax.linalg import applied
 from memoa_jax.recording import Field, pick
 from memoa_jax.series import Series
 from memoa_jax.totals import AgentTotals

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from memoa_jax.types import Array, Population, Tree
 
@@ -68,31 +69,72 @@ def members(plan: Cut, first: Array, dtype: Any) -> tuple[Array, Population]:
     everyone = jnp.asarray(plan.agents, dtype)
     if not plan.ragged:
         return index, Population(size=everyone, own=jnp.asarray(plan.size, dtype))
-    present = index < plan.agents
-    own = jnp.sum(present.astype(dtype))
-    return index, Population(size=everyone, present=present, own=own)
+    exists = index < plan.agents
+    own = jnp.sum(exists.astype(dtype))
+    return index, Population(size=everyone, exists=exists, own=own)
 
 
 def deal(
     run: Callable[..., Tree], plan: Cut, devices: Sequence[Any], arguments: tuple[Tree, ...]
 ) -> Iterator[Tree]:
-    """Run all calls, dealt to the devices in turn, a thread for each; yield results in order."""
-    placed = [jax.device_put(arguments, device) for device in devices]
+    """Run all calls, dealt to the devices in turn, a thread for each; yield results in order.
+
+    Devices may belong to several processes, the same number to each: every process runs the
+    calls of its own and is given the results of all.
+    """
+    ours = [n for n, one in enumerate(devices) if one.process_index == jax.process_index()]
+    placed = {n: jax.device_put(arguments, devices[n]) for n in ours}
 
     def one(call: int) -> Tree:
-        device = devices[call % len(devices)]
-        firsts = jax.device_put(plan.firsts(call), device)
-        return jax.device_get(run(*placed[call % len(devices)], firsts))
+        number = call % len(devices)
+        firsts = jax.device_put(plan.firsts(call % plan.calls), devices[number])
+        return jax.device_get(run(*placed[number], firsts))
 
-    with ThreadPoolExecutor(len(devices)) as pool:
+    alone = len(ours) == len(devices)
+    # Processes meet after each round: all do something in the last one, needed or not.
+    rounds = -(-plan.calls // len(devices))
+    calls = range(plan.calls if alone else rounds * len(devices))
+    found = _ahead(one, [call for call in calls if call % len(devices) in placed], len(ours))
+    if alone:
+        yield from found
+        return
+    for done in range(0, plan.calls, len(devices)):
+        results = _exchange([next(found) for _ in ours], devices)
+        yield from results[: plan.calls - done]
+
+
+def _ahead(one: Callable[[int], Tree], calls: Sequence[int], workers: int) -> Iterator[Tree]:
+    """Run calls in threads, and yield what they return in order."""
+    with ThreadPoolExecutor(workers) as pool:
         waiting: list[Any] = []
         try:
-            for call in range(plan.calls):
+            for call in calls:
                 waiting.append(pool.submit(one, call))
-                if len(waiting) > 2 * len(devices):  # a bounded queue: memory stays flat
+                if len(waiting) > 2 * workers:  # a bounded queue: memory stays flat
                     yield waiting.pop(0).result()
             while waiting:
                 yield waiting.pop(0).result()
         finally:
             for left in waiting:
                 left.cancel()
+
+
+def _exchange(mine: Sequence[Tree], devices: Sequence[Any]) -> list[Tree]:
+    """Give every process what each device found in a round, in the devices' order."""
+    structure = jax.tree.structure(mine[0])
+    leaves = [np.asarray(leaf) for one in mine for leaf in jax.tree.leaves(one)]
+    packed = np.frombuffer(b"".join(leaf.tobytes() for leaf in leaves), np.uint8)
+    told = np.asarray(multihost_utils.process_allgather(packed))
+    found: dict[int, list[Tree]] = {}
+    for process, words in enumerate(told):
+        ends = np.cumsum([leaf.nbytes for leaf in leaves])
+        pieces = [
+            np.frombuffer(part.tobytes(), leaf.dtype).reshape(leaf.shape)
+            for part, leaf in zip(np.split(words, ends[:-1]), leaves, strict=True)
+        ]
+        each = len(pieces) // len(mine)
+        found[process] = [
+            jax.tree.unflatten(structure, pieces[n * each : (n + 1) * each])
+            for n in range(len(mine))
+        ]
+    return [found[device.process_index].pop(0) for device in devices]

@@ -73,6 +73,6 @@ def pick(
     def share(values: Array) -> Array:
         found = jnp.moveaxis(jnp.take(values, place, axis=-1), -1, 0)
         mine = here.reshape((-1,) + (1,) * (found.ndim - 1))
-        return population.combine(jnp.where(mine, found, 0.0))
+        return population.combine(jnp.where(mine, found, 0.0)[..., None])
 
     return {name: share(sources[name]()) for name in fields}

@@ -1,27 +1,27 @@
-"""Run a population of agents through a series: `simulate`, and the resident schedule.
+"""Run a population of agents through a series: `simulate`.
 
-The resident schedule advances all agents together, step by step; `memoa_jax.stream` takes them
+`memoa_jax.resident` advances all agents together, step by step; `memoa_jax.stream` takes them
 block by block through all time instead. Both drive the same step, `memoa_jax.loop.advance`.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from memoa_jax.arguments import one_of, whole
 from memoa_jax.draws import seed_words
-from memoa_jax.loop import Info, Program, State, begin, points_of, run_chunk
-from memoa_jax.metrics import Summary, diverging, summarise
-from memoa_jax.recording import Field, Record, check
+from memoa_jax.loop import State
+from memoa_jax.metrics import Summary, summarise
+from memoa_jax.recording import Record, check
+from memoa_jax.resident import run_resident
 from memoa_jax.series import Series
 from memoa_jax.stream import Parts, refusals, run_stream
-from memoa_jax.totals import Tally
 from memoa_jax.types import (
     Array,
     Dimensions,
@@ -29,11 +29,9 @@ from memoa_jax.types import (
     Mixture,
     Participation,
     Policy,
-    Population,
     record,
 )
 
-DEFAULT_CHUNK = 512
 Schedule = Literal["resident", "stream"]
 
 
@@ -58,43 +56,6 @@ class Result:
     status: Array
 
 
-# In a plain run the old state's memory becomes the new one's; a transformation may still need it.
-_run_in_place = jax.jit(run_chunk, donate_argnames="state")
-_run_traced = jax.jit(run_chunk)
-
-
-@functools.partial(jax.jit, static_argnames=("dimensions", "num_agents", "fields", "best_readout"))
-def _begin(
-    encoder: Encoder,
-    policy: Policy,
-    mixture: Mixture,
-    participation: Participation | None,
-    key: Array,
-    first_target: Array,
-    recorded_agents: Array,
-    *,
-    dimensions: Dimensions,
-    num_agents: int,
-    fields: tuple[Field, ...],
-    best_readout: bool,
-) -> tuple[Program, State]:
-    """Draw all agents."""
-    return begin(
-        encoder,
-        policy,
-        mixture,
-        participation,
-        seed_words(key),
-        first_target,
-        recorded_agents,
-        population=Population(size=jnp.asarray(num_agents, first_target.dtype)),
-        index=jnp.arange(num_agents, dtype=jnp.uint32),
-        dimensions=dimensions,
-        fields=fields,
-        best_readout=best_readout,
-    )
-
-
 def simulate(
     series: Series,
     encoder: Encoder,
@@ -111,7 +72,8 @@ def simulate(
     on_chunk: Callable[[int, int], None] | None = None,
     schedule: Schedule = "resident",
     block: int | None = None,
-    devices: Sequence[Any] | None = None,
+    mesh: Mesh | None = None,
+    reproducible: bool = False,
     keep_costs: bool | None = None,
 ) -> Result:
     """Run a population of agents through a series, one step at a time, and score it.
@@ -146,8 +108,14 @@ def simulate(
         feedback hindsight game two). Both give every agent the same numbers up to rounding;
         those of a stream are the same bits for any number of devices.
       block: agents per block of a stream; default what suits the device.
-      devices: those that a stream deals its blocks to; default all local ones.
-      keep_costs: return every agent's cost from a stream too (a resident run always does).
+      mesh: devices, in a `jax.sharding.Mesh` with an axis "agents", on which the agents live; N
+        need not be a multiple of their number. They may be those of several processes
+        (`jax.distributed`), each of which calls this and is given the whole result. Default for
+        a resident run one device, for a stream all, to which it deals its blocks.
+      reproducible: of a resident run, take every sum over agents in an order that depends on N
+        alone, so that every agent's results are the same bits on any number of devices; else
+        they agree up to the rounding of sums over N. A stream always is.
+      keep_costs: whether to return every agent's cost; default True for a resident run.
 
     Returns:
       Result.
@@ -189,38 +157,36 @@ def simulate(
             participation=participation is not None,
             agents=num_agents,
             block=block,
-            devices=devices,
+            mesh=mesh,
             dtype=dtype,
             best_readout=best_readout,
             keep_costs=bool(keep_costs),
             on_call=on_chunk,
         )
-    program, state = _begin(
-        encoder,
-        policy,
-        mixture,
-        participation,
-        key,
-        jnp.asarray(targets[0], dtype),
-        jnp.asarray(record.agents, jnp.int32),
-        dimensions=dimensions,
-        num_agents=num_agents,
-        fields=record.fields,
+    lived = run_resident(
+        (encoder, policy, mixture, participation, seed_words(key)),
+        series,
+        dimensions,
+        record,
+        agents=num_agents,
+        mesh=mesh,
+        reproducible=reproducible,
+        dtype=dtype,
         best_readout=best_readout,
+        chunk=chunk,
+        on_chunk=on_chunk,
     )
-    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((program, state)))
-    length = points if traced and chunk is None else min(chunk or DEFAULT_CHUNK, points)
-    run = _run_traced if traced else _run_in_place
-    pieces: list[Info] = []
-    for start in range(0, points, length):
-        state, info = run(program, state, points_of(series, start, length, dtype))
-        rows = min(length, points - start)
-        pieces.append(jax.tree.map(lambda leaf, rows=rows: leaf[:rows], info))
-        if not traced:
-            pieces[-1] = jax.tree.map(np.asarray, pieces[-1])
-        if on_chunk is not None:
-            on_chunk(start + rows, points)
-    return _result(record, state, pieces, targets)
+    info = lived.info
+    return Result(
+        server=info.server,
+        mean_field=info.mean_field,
+        forecast=lived.forecast,
+        agent_costs=None if keep_costs is False else lived.costs,
+        summary=summarise(lived.tally, lived.steps, targets, info.server, info.mean_field),
+        recorded=_kept(record, info.recorded),
+        state=lived.state,
+        status=lived.status,
+    )
 
 
 def _streamed(
@@ -231,7 +197,7 @@ def _streamed(
     *,
     participation: bool,
     block: int | None,
-    devices: Sequence[Any] | None,
+    mesh: Mesh | None,
     **options: Any,
 ) -> Result:
     """Run the stream schedule and bring its results into the shape of a resident run's."""
@@ -251,7 +217,7 @@ def _streamed(
         dimensions,
         choice,
         block=block,
-        devices=jax.local_devices() if devices is None else devices,
+        devices=jax.devices() if mesh is None else list(mesh.devices.flat),
         **options,
     )
     targets = np.asarray(series.targets)
@@ -276,30 +242,6 @@ def _kept(choice: Record, recorded: dict[str, Any]) -> dict[str, Array]:
         return {name: jnp.asarray(values) for name, values in recorded.items()}
     kept = np.asarray(choice.steps, np.int32)
     return {name: jnp.asarray(values[kept]) for name, values in recorded.items()}
-
-
-_tally = jax.jit(Tally.of, static_argnames="outputs")
-
-
-def _result(record: Record, state: State, pieces: Sequence[Info], targets: np.ndarray) -> Result:
-    """Join the chunks, keep the recorded steps, and summarise."""
-    info: Info = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *pieces)
-    return Result(
-        server=info.server,
-        mean_field=info.mean_field,
-        forecast=state.server,
-        agent_costs=state.totals.cost.result(),
-        summary=summarise(
-            _tally(state.totals, targets.shape[1], diverging(targets)),
-            state.totals.steps,
-            targets,
-            info.server,
-            info.mean_field,
-        ),
-        recorded=_kept(record, info.recorded),
-        state=state,
-        status=state.status,
-    )
 
 
 def _check(num_agents: int, dtype: str, chunk: int | None) -> None:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from memoa_jax.linalg import computed_once
+from memoa_jax.arithmetic import computed_once
 from memoa_jax.loop import Point, advance, begin, points_of
 from memoa_jax.metrics import diverging
 from memoa_jax.placement import Cut, cut, deal, members
@@ -323,7 +323,7 @@ def _live(
         )
         return Found(
             shares={"server": made, "mean_field": info.mean_field, **info.recorded},
-            tally=Tally.of(state.totals, dimensions.outputs, lost, index, population.present),
+            tally=Tally.of(state.totals, dimensions.outputs, lost, index, population.exists),
             status=state.status,
             steps=state.totals.steps,
             costs=state.totals.cost.result() if keep_costs else None,

@@ -20,6 +20,8 @@ from typing import Any, Protocol, TypeVar, dataclass_transform
 import jax
 import jax.numpy as jnp
 
+from memoa_jax.arithmetic import computed_once, in_order
+
 Array = jax.Array
 Scalar = jax.Array | float
 """A number that may be traced: a Python float, a NumPy scalar or a 0-d array."""
@@ -120,32 +122,34 @@ class Agents:
     key: Array
 
 
-def _whole(partial: Array) -> Array:
-    return partial
-
-
 @record
 class Population:
     """What a block may ask of the whole population: its size, and sums over all its agents.
 
     `size` is the number of agents that take part, a traced scalar; `present` [N] says which of
-    the block's agents those are (None: all), and no other agent enters a sum. `own` is how many of
-    them the block's sums are over (None: all `size` of them). `combine` and
-    `widest` turn a block's partial sum or maximum into that over *all* blocks of the population
-    (they do nothing where one block holds them all). These sums are the only way in which agents
-    influence one another, so where they live is a matter of placement alone.
+    the block's agents those are (None: all), and no other agent enters a sum. Where a block has
+    places that stand for no agent at all, `exists` [N] says which do. `own` is how many of
+    them the block's sums are over (None: all `size` of them). `combine` takes a block's partial
+    sums, [..., parts], to the sum over *all* blocks of the population, and `widest` its maximum to
+    theirs (they add nothing where one block holds them all). These are the only way in which
+    agents influence one another, so where they live is a matter of placement alone. A part is
+    summed over `grain` neighbours (None: there is one part), which fixes the order of a sum.
     """
 
     size: Array
     present: Array | None = None
     own: Array | None = None
-    combine: Callable[[Array], Array] = static(default=_whole)
-    widest: Callable[[Array], Array] = static(default=_whole)
+    exists: Array | None = None
+    combine: Callable[[Array], Array] = static(default=in_order)
+    widest: Callable[[Array], Array] = static(default=jnp.asarray)
+    grain: int | None = static(default=None)
 
     def among(self, present: Array | None) -> Population:
         """Return the population of those present; an empty one has size 1, and sums of zero."""
         if present is None:
             return self
+        if self.exists is not None:
+            present = present & self.exists
         count = dataclasses.replace(self, present=present).total(
             jnp.ones(present.shape, self.size.dtype)
         )
@@ -153,14 +157,22 @@ class Population:
 
     def only_present(self, values: Array, otherwise: float = 0.0) -> Array:
         """Replace what belongs to absent agents in a block's ``[..., N]`` array."""
-        if self.present is None:
+        here = self.exists if self.present is None else self.present
+        if here is None:
             return values
-        present = self.present.reshape((1,) * (values.ndim - 1) + self.present.shape)
-        return jnp.where(present, values, otherwise)
+        return jnp.where(here.reshape((1,) * (values.ndim - 1) + here.shape), values, otherwise)
+
+    def _parted(self, values: Array, otherwise: float = 0.0) -> Array:
+        """Replace what belongs to absent agents, and bring [..., N] to [..., parts, grain]."""
+        values = self.only_present(values, otherwise)
+        if self.grain is None:
+            return values[..., None, :]
+        # What is computed anew inside of a sum may be rounded otherwise there.
+        return computed_once(values).reshape(*values.shape[:-1], -1, self.grain)
 
     def total(self, values: Array) -> Array:
         """Sum a block's ``[..., N]`` array over all agents of the population."""
-        return self.combine(jnp.sum(self.only_present(values), axis=-1))
+        return self.combine(jnp.sum(self._parted(values), axis=-1))
 
     def mean(self, values: Array) -> Array:
         """Average a block's ``[..., N]`` array over all agents of the population."""
@@ -173,7 +185,7 @@ class Population:
 
     def largest(self, values: Array) -> Array:
         """Return the maximum of a block's ``[..., N]`` array over all agents."""
-        return self.widest(jnp.max(self.only_present(values, -jnp.inf), axis=-1))
+        return self.widest(jnp.max(self._parted(values, -jnp.inf), axis=(-2, -1)))
 
     def products(self, left: Array, right: Array) -> Array:
         """Return sum_i left_i right_i' over all agents, [m, r], for ``[m, N]`` and ``[r, N]``."""
@@ -181,9 +193,13 @@ class Population:
             return self.total(left[:, None] * right[None])
         # As a matrix product: ten times faster than summing the m r products one by one. Not
         # so for a single one, which the library adds up in one float32 running sum.
-        left = self.only_present(left)
-        product = jnp.matmul(left, right.T, precision=jax.lax.Precision.HIGHEST)
-        return self.combine(product)
+        parts = jnp.einsum(
+            "mbn,rbn->bmr",
+            self._parted(left),
+            self._parted(right),
+            precision=jax.lax.Precision.HIGHEST,
+        )
+        return self.combine(jnp.moveaxis(parts, 0, -1))
 
 
 @record

@@ -7,8 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
+from memoa_jax.arithmetic import computed_once
 from memoa_jax.game import GameCost
-from memoa_jax.linalg import computed_once
 from memoa_jax.memory import Window
 from memoa_jax.regression import NormalEquations
 from memoa_jax.types import Action, Array, Dimensions, Observation, Status, record, static

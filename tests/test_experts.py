@@ -240,7 +240,7 @@ def test_agents_may_live_in_blocks(name):
     expected = play(mixture, predictions, targets, present)
     blocks = Population(
         size=jnp.asarray(float(count)),
-        combine=lambda part: jax.lax.psum(part, "blocks"),
+        combine=lambda parts: jax.lax.psum(parts[..., 0], "blocks"),
         widest=lambda part: jax.lax.pmax(part, "blocks"),
     )
     dimensions = Dimensions(15, 0, 2, 0)

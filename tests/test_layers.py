@@ -9,6 +9,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "memoa_jax"
 # Lowest first: a module imports only from those before it.
 ORDER = [
     "_version",
+    "arithmetic",
     "types",
     "arguments",
     "linalg",
@@ -44,6 +45,8 @@ ORDER = [
     "regret",
     "recording",
     "loop",
+    "mesh",
+    "resident",
     "placement",
     "sums",
     "stream",

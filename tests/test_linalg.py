@@ -5,15 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from memoa_jax.linalg import (
-    applied,
-    computed_once,
-    is_singular,
-    matmul,
-    smallest_pivot,
-    solve_lanes,
-    solve_spd,
-)
+from memoa_jax.arithmetic import computed_once
+from memoa_jax.linalg import applied, is_singular, matmul, smallest_pivot, solve_lanes, solve_spd
 from memoa_jax.regression import NormalEquations
 
 

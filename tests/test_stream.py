@@ -172,7 +172,8 @@ SCRIPT = textwrap.dedent(
             result = simulate(
                 brownian(12), random_features(3), policy, ridge_mixture(), num_agents=5003,
                 key=jax.random.key(0), schedule="stream", block=128, keep_costs=True,
-                devices=jax.devices()[:count], record=Record(agents=(0, 5002)),
+                mesh=jax.sharding.Mesh(np.array(jax.devices()[:count]), ("agents",)),
+                record=Record(agents=(0, 5002)),
             )
             found[count] = [np.asarray(x) for x in (
                 result.agent_costs, result.server, result.mean_field, result.forecast,

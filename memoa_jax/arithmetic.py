@@ -1,0 +1,40 @@
+"""Arithmetic whose order and number of times XLA must not change."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def computed_once(values: jax.Array) -> jax.Array:
+    """Return the same values, computed once and kept, however many computations use them.
+
+    XLA copies cheap arithmetic into each of its consumers (an agent's features would be drawn
+    anew for every use), but never a division. So this divides by a 1 that XLA cannot see
+    through: exact, bit for bit, NaN and infinity included (a device that takes numbers below the
+    smallest normal one for zero does so here). An optimization barrier does not
+    help: on CPU it is gone before XLA decides what to copy.
+
+    Example:
+      >>> computed_once(jnp.array([0.0, 3.0])).tolist()
+      [0.0, 3.0]
+    """
+    one = jnp.where(lax.stop_gradient(values == values), 1.0, 2.0).astype(values.dtype)
+    return values / one
+
+
+def in_order(parts: jax.Array) -> jax.Array:
+    """Sum over the last axis in a fixed order that zeros appended do not change.
+
+    Neighbours first, as in a tournament; a single part is returned as it is.
+
+    Example:
+      >>> float(in_order(jnp.array([1.0, 2.0, 3.0])))
+      6.0
+    """
+    while parts.shape[-1] > 1:
+        if parts.shape[-1] % 2:
+            parts = jnp.pad(parts, [(0, 0)] * (parts.ndim - 1) + [(0, 1)])
+        parts = parts[..., 0::2] + parts[..., 1::2]
+    return parts[..., 0]
