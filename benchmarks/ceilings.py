@@ -1,4 +1,4 @@
-"""What this device can do at most: bandwidth and arithmetic, measured. For `roofline`.
+"""What this device can do at most: bandwidth, arithmetic, launches. For `roofline` and `gpu`.
 
 Loops whose length is found by trial, so that a launch costs nothing beside them, on arrays that
 either fit a fast cache or are many times larger than any. The best of five is the ceiling.
@@ -20,6 +20,8 @@ from jax import lax
 
 CHAIN_SHAPES = ((6, 8), (8, 32))
 """Independent chains of operations and their length; the better of them is the ceiling."""
+TURNS = 1000
+"""Of a loop whose length the compiler knows, as it knows that of a scan."""
 LEAST_SECONDS = 0.1
 """A loop is made so long that it takes at least this."""
 
@@ -55,11 +57,11 @@ def _triad(a: jax.Array, b: jax.Array, scale: jax.Array, rounds: jax.Array) -> j
     return lax.fori_loop(0, rounds, lambda _, a: scale * a + b, a)
 
 
-def bandwidth(elements: int) -> dict[str, float]:
+def bandwidth(elements: int, *, host: bool = True) -> dict[str, float]:
     """Return GB/s of a <- -a (8 bytes each) and a <- s a + b (12), in JAX and in NumPy.
 
     In place, so that nothing is read only to be overwritten. NumPy takes two passes for the
-    second (20 bytes), and runs on the host whatever the device.
+    second (20 bytes), and runs on the host whatever the device; without `host` it is left out.
     """
     held, b = [jnp.ones(elements, jnp.float32)], jnp.ones(elements, jnp.float32)
     scale = jnp.float32(0.5)
@@ -70,6 +72,12 @@ def bandwidth(elements: int) -> dict[str, float]:
     def triad(rounds: int) -> None:
         held[0] = jax.block_until_ready(_triad(held[0], b, scale, rounds))
 
+    found = {"copy": rate(copy, 8 * elements), "triad": rate(triad, 12 * elements)}
+    return {**found, **host_bandwidth(elements)} if host else found
+
+
+def host_bandwidth(elements: int) -> dict[str, float]:
+    """Return the same of NumPy; see `bandwidth`."""
     x, y = np.ones(elements, np.float32), np.ones(elements, np.float32)
 
     def numpy_copy(rounds: int) -> None:
@@ -82,8 +90,6 @@ def bandwidth(elements: int) -> dict[str, float]:
             np.add(x, y, out=x)
 
     return {
-        "copy": rate(copy, 8 * elements),
-        "triad": rate(triad, 12 * elements),
         "numpy_copy": rate(numpy_copy, 8 * elements),
         "numpy_triad": rate(numpy_triad, 20 * elements),
     }
@@ -133,3 +139,37 @@ def arithmetic(elements: int) -> dict[str, float]:
         ]
         found[name] = max(rates)
     return found
+
+
+@jax.jit
+def _turns(x: jax.Array) -> jax.Array:
+    return lax.fori_loop(0, TURNS, lambda _, x: x * jnp.float32(0.5) + jnp.float32(1.0), x)
+
+
+@jax.jit
+def _decisions(x: jax.Array) -> jax.Array:
+    def body(_: Any, x: jax.Array) -> jax.Array:
+        return lax.cond(x[0] > 0, lambda x: x * jnp.float32(0.5) + jnp.float32(1.0), jnp.sin, x)
+
+    return lax.fori_loop(0, TURNS, body, x)
+
+
+def launches() -> dict[str, float]:
+    """Return microseconds of the smallest things that a compiled loop of known length does.
+
+    `kernel`: a turn of a loop of one kernel on 8 numbers. `decision`: what it adds to choose that
+    kernel by a number which the device has just computed.
+    """
+    x = jnp.ones(8, jnp.float32)
+
+    def microseconds(loop: Callable[[jax.Array], jax.Array]) -> float:
+        def run(rounds: int) -> None:
+            held = x
+            for _ in range(rounds):
+                held = loop(held)
+            jax.block_until_ready(held)
+
+        return 1e-3 / rate(run, TURNS)
+
+    turn = microseconds(_turns)
+    return {"kernel": turn, "decision": max(microseconds(_decisions) - turn, 0.0)}

@@ -1,4 +1,4 @@
-"""The least that a policy's step must compute and move, counted by hand. For `roofline`.
+"""The least that a policy's step must compute and move, counted by hand. For `roofline`, `gpu`.
 
 Everything is per agent and step, for p features of d outputs and k inputs, window W, horizon T.
 A float operation is an addition, product, division, comparison or selection, or one of the
@@ -28,7 +28,8 @@ enters and leaves, once per pass.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 BYTES = 4
 TRANSCENDENTAL = 10
@@ -149,3 +150,24 @@ def forecast_counts(s: Sizes) -> list[Count]:
         Part("game", 4 * d * p + game + solve_flops(d), read=d * p + d, written=d),
     )
     return [counted(s, own, equations + d * p, "regression")]
+
+
+def bound_of(count: Count, schedule: str, steps: int, roof: Mapping[str, float]) -> dict[str, Any]:
+    """Return the nanoseconds that memory and arithmetic allow a step of an agent at best.
+
+    `roof` holds the device's bandwidth in GB/s, and its G operations/s, `float` and `integer`.
+    """
+    memory = count.bytes_moved(schedule, steps) / roof["bandwidth"]
+    # Vector units do one or the other: times of float and integer operations add up.
+    flops, integers = count.total("flops"), count.total("integers")
+    computing = flops / roof["float"] + integers / roof["integer"]
+    return {
+        "method": count.method,
+        "bytes": count.bytes_moved(schedule, steps),
+        "flops": flops,
+        "integers": integers,
+        "memory_ns": memory,
+        "arithmetic_ns": computing,
+        "floor_ns": max(memory, computing),
+        "bound": "memory" if memory > computing else "arithmetic",
+    }

@@ -6,6 +6,7 @@ measures and little else.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import importlib.metadata
@@ -21,12 +22,28 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
 _PACKAGES = ("numpy", "jax", "jaxlib", "torch", "numba")
+
+
+class Parser(argparse.ArgumentParser):
+    """Command-line arguments; what is wrong with them is told in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Tell, and end with code 2."""
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def positive(text: str) -> int:
+    """Read an argument that must be a whole number of at least 1."""
+    with contextlib.suppress(ValueError):
+        if int(text) >= 1:
+            return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r}: allowed is a whole number of at least 1")
 
 
 @dataclasses.dataclass(frozen=True)

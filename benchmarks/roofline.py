@@ -17,87 +17,36 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import ceilings
 import harness
 import jax
-from hand_count import (
-    BYTES,
-    Count,
-    Sizes,
-    decentralized_counts,
-    forecast_counts,
-    greedy_counts,
-)
+from cases import Case
+from hand_count import BYTES, bound_of
 
-import memoa_jax
-from memoa_jax import GameCost, policies, random_features, ridge_mixture, series, simulate
+from memoa_jax import Result
 
-EFFORT = 5000.0
-"""Of the window ridge: small efforts let a 20-step window run away; no time depends on it."""
+SCHEDULES = ("resident", "stream")
 
 
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """A policy, and the hand counts of the ways in which its step can be taken."""
-
-    policy: Any
-    counts: Sequence[Count]
-
-
-def cases(s: Sizes) -> dict[str, Case]:
-    """Return the policies that are measured."""
-    cost = GameCost(effort=EFFORT)
-    return {
-        f"greedy W={s.window}": Case(policies.greedy(cost, window=s.window), greedy_counts(s)),
-        f"decentralized T={s.horizon}": Case(
-            policies.decentralized(horizon=s.horizon, window=min(3, s.horizon)),
-            decentralized_counts(s),
-        ),
-        "forecast": Case(policies.decentralized(game="forecast"), forecast_counts(s)),
-    }
-
-
-def keywords(schedule: str | None, chunk: int) -> dict[str, Any]:
-    """Return the keywords of `simulate` that this version of it knows."""
-    known = inspect.signature(simulate).parameters
-    wanted = {"schedule": schedule, "chunk": chunk}
-    return {name: value for name, value in wanted.items() if name in known and value is not None}
-
-
-def run_once(
-    policy: Any, agents: int, steps: int, schedule: str | None, features: int = 8
-) -> memoa_jax.Result:
-    """Live through the series in one call, and wait for the result."""
-    result = simulate(
-        series.brownian(steps),
-        random_features(features),
-        policy,
-        ridge_mixture(),
-        num_agents=agents,
-        key=jax.random.key(0),
-        **keywords(schedule, steps + 1),
+def cases(asked: argparse.Namespace) -> dict[str, Case]:
+    """Return the policies that are measured, by their names."""
+    found = (
+        Case("greedy", window=asked.window, features=asked.features),
+        Case("decentralized", horizon=asked.horizon, features=asked.features),
+        Case("forecast", features=asked.features),
     )
-    return jax.block_until_ready(result)
+    return {case.label: case for case in found}
 
 
-def xla_cost(policy: Any, agents: int, points: int, chunk: int, features: int) -> dict[str, float]:
+def xla_cost(case: Case, agents: int, points: int, chunk: int) -> dict[str, float]:
     """Return XLA's cost analysis of a whole run of a number of points, in chunks, compiled."""
 
-    def run(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        result = simulate(
-            series.brownian(points - 1),
-            random_features(features),
-            policy,
-            ridge_mixture(),
-            num_agents=agents,
-            key=key,
-            **keywords("resident", chunk),
-        )
+    def run(key: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+        result = case.simulate(agents, points, key, schedule="resident", chunk=chunk)
         return result.server, result.agent_costs
 
     told = jax.jit(run).lower(jax.random.key(0)).compile().cost_analysis()
@@ -106,7 +55,7 @@ def xla_cost(policy: Any, agents: int, points: int, chunk: int, features: int) -
     return {ours: float(told.get(theirs, 0.0)) / agents for ours, theirs in names.items()}
 
 
-def xla_count(policy: Any, agents: int, features: int, *, verify: bool) -> dict[str, Any] | None:
+def xla_count(case: Case, agents: int, *, verify: bool) -> dict[str, Any] | None:
     """Return XLA's count of one step of one agent, or None where it tells none.
 
     XLA counts the body of a loop once, however often it runs. A run of 40 points in two chunks
@@ -116,10 +65,10 @@ def xla_count(policy: Any, agents: int, features: int, *, verify: bool) -> dict[
     operations count as flops.
     """
     try:
-        whole, halves = (xla_cost(policy, agents, 40, chunk, features) for chunk in (40, 20))
+        whole, halves = (xla_cost(case, agents, 40, chunk) for chunk in (40, 20))
         step: dict[str, Any] = {name: halves[name] - whole[name] for name in whole}
         if verify:
-            twice = xla_cost(policy, agents, 80, 80, features)
+            twice = xla_cost(case, agents, 80, 80)
             step["bodies_counted_once"] = abs(twice["flops"] - whole["flops"]) < 1.0
     except (NotImplementedError, TypeError, jax.errors.JaxRuntimeError) as error:
         print(f"XLA's count is not available here: {error}")
@@ -127,55 +76,31 @@ def xla_count(policy: Any, agents: int, features: int, *, verify: bool) -> dict[
     return step if step["flops"] > 0 else None
 
 
-def bound_of(count: Count, schedule: str, steps: int, roof: Mapping[str, float]) -> dict[str, Any]:
-    """Return the nanoseconds that memory and arithmetic allow a step at best."""
-    memory = count.bytes_moved(schedule, steps) / roof["bandwidth"]
-    # Vector units do one or the other: times of float and integer operations add up.
-    flops, integers = count.total("flops"), count.total("integers")
-    computing = flops / roof["float"] + integers / roof["integer"]
-    return {
-        "method": count.method,
-        "bytes": count.bytes_moved(schedule, steps),
-        "flops": flops,
-        "integers": integers,
-        "memory_ns": memory,
-        "arithmetic_ns": computing,
-        "floor_ns": max(memory, computing),
-        "bound": "memory" if memory > computing else "arithmetic",
-    }
-
-
-def schedules() -> tuple[str, ...]:
-    """Return the schedules that this version of `simulate` offers; without the keyword, one."""
-    offered = "schedule" in inspect.signature(simulate).parameters
-    return ("resident", "stream") if offered else ("resident",)
-
-
-def held_bytes(result: memoa_jax.Result, agents: int) -> float | None:
+def held_bytes(result: Result, agents: int) -> float | None:
     """Return the bytes of state that the run held per agent, by the shapes of its last state."""
     leaves = [leaf for leaf in jax.tree.leaves(result.state) if agents in leaf.shape]
     return sum(leaf.nbytes for leaf in leaves) / agents if leaves else None
 
 
 def measure_case(
-    case: Case, schedule: str, agents: int, s: Sizes, roof: Mapping[str, float]
+    case: Case, schedule: str, agents: int, points: int, roof: Mapping[str, float]
 ) -> dict[str, Any]:
     """Time one policy under one schedule and set it beside its bounds."""
-    kept: list[memoa_jax.Result] = []
+    kept: list[Result] = []
 
     def run() -> None:
-        kept[:] = [run_once(case.policy, agents, s.steps - 1, schedule, s.features)]
+        kept[:] = [case.run(agents, points, schedule=schedule, chunk=points)]
 
     timing = harness.measure(run, repeats=3, warm=1)
-    bounds = [bound_of(count, schedule, s.steps, roof) for count in case.counts]
+    bounds = [bound_of(count, schedule, points, roof) for count in case.counts(points)]
     best = min(bounds, key=lambda one: one["floor_ns"])
-    ns = ceilings.seconds(timing) / (agents * s.steps) * 1e9
+    ns = ceilings.seconds(timing) / (agents * points) * 1e9
     return {
         **best,
         "schedule": schedule,
         "ns": ns,
-        "wall_ns_median": timing.median / (agents * s.steps) * 1e9,
-        "wall_ns_least": timing.minimum / (agents * s.steps) * 1e9,
+        "wall_ns_median": timing.median / (agents * points) * 1e9,
+        "wall_ns_least": timing.minimum / (agents * points) * 1e9,
         "spread": timing.spread,
         "reached": best["floor_ns"] / ns,
         "gigabytes_per_second": best["bytes"] / ns,
@@ -189,11 +114,11 @@ def measure_case(
     }
 
 
-def parts_table(found: Mapping[str, Case], xla: Mapping[str, Any]) -> str:
+def parts_table(found: Mapping[str, Case], points: int, xla: Mapping[str, Any]) -> str:
     """Return the hand counts part by part, and XLA's count below each."""
     rows: list[dict[str, Any]] = []
     for name, case in found.items():
-        for count in case.counts:
+        for count in case.counts(points):
             heads = {"policy": name, "method": count.method}
             rows += [
                 {
@@ -276,14 +201,13 @@ def main() -> None:
     # Loops differ by how they are written; the roof is the best of them on this device.
     fair = [rate for name, rate in bandwidths["memory"].items() if host or "numpy" not in name]
     roof = {**peaks, "bandwidth": max(fair)}
-    s = Sizes(1, asked.features, 1, asked.window, asked.horizon, asked.steps)
-    found, xla = cases(s), {}
+    found, xla, points = cases(asked), {}, asked.steps
     if not asked.no_xla:
         for number, (name, case) in enumerate(found.items()):
-            xla[name] = xla_count(case.policy, asked.agents, s.features, verify=number == 0)
-    print(parts_table(found, xla), "\n", flush=True)
+            xla[name] = xla_count(case, asked.agents, verify=number == 0)
+    print(parts_table(found, points, xla), "\n", flush=True)
     measured = {
-        name: [measure_case(case, one, asked.agents, s, roof) for one in schedules()]
+        name: [measure_case(case, one, asked.agents, points, roof) for one in SCHEDULES]
         for name, case in found.items()
     }
     settings = {name: value for name, value in vars(asked).items() if name != "out"}
@@ -292,7 +216,7 @@ def main() -> None:
         "bandwidth_gigabytes_per_second": bandwidths,
         "clock": ceilings.clock(),
         "roof": roof,
-        "hand_count": found_counts(found),
+        "hand_count": found_counts(found, points),
         "xla_count": xla,
         "policies": measured,
     }
@@ -300,10 +224,11 @@ def main() -> None:
     harness.save("roofline", result, asked.out)
 
 
-def found_counts(found: Mapping[str, Case]) -> dict[str, Any]:
+def found_counts(found: Mapping[str, Case], points: int) -> dict[str, Any]:
     """Return the hand counts as plain data."""
     return {
-        name: [dataclasses.asdict(count) for count in case.counts] for name, case in found.items()
+        name: [dataclasses.asdict(count) for count in case.counts(points)]
+        for name, case in found.items()
     }
 
 

@@ -3,9 +3,10 @@
     python benchmarks/scaling.py --agents 100 10000 1000000 --steps 100
 
 Every measurement has a process of its own: compilation and peak memory are its own. One run
-warms (its time, less a later one's, is the compilation), the others are timed. Greedy runs are
-recomputed in NumPy float64 from the same float32 draws, for 64 random agents (`oracle`); the
-forecast game's too, from the mean field of the run itself.
+warms (its time, less a later one's, is the compilation), the others are timed. For 64 random
+agents of every row the costs are recomputed in NumPy float64 from the same draws (`cases`); of a
+large stream they are then asked for in one more run, which no time and no memory is about.
+Writes `scaling.json` after every row, and a figure where matplotlib is installed.
 """
 
 from __future__ import annotations
@@ -17,28 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import harness
-import numpy as np
-import oracle
 import work
+from cases import POLICIES, RESIDENT_BYTES, Case, Sample, not_finite
 
-CHECKED = 64
-HORIZON = 5
-POLICIES = ("greedy", "decentralized", "offline", "forecast")
 SCHEDULES = ("stream", "resident")
-RESIDENT_BYTES = 2500
-"""About what a resident run holds per agent at its peak: larger populations are left out."""
-
-
-def policy_of(name: str) -> Any:
-    """Return the policy that a row is about."""
-    import memoa_jax
-
-    if name == "greedy":
-        return memoa_jax.greedy(memoa_jax.GameCost(effort=work.EFFORT), window=work.WINDOW)
-    if name == "forecast":
-        return memoa_jax.decentralized(game="forecast")
-    information = "offline" if name == "offline" else "feedback"
-    return memoa_jax.decentralized(horizon=HORIZON, window=1, information=information)
+KEPT_AGENTS = 10**6
+"""Up to so many agents a stream's timed runs hand over all costs, 4 bytes each."""
 
 
 def run_once(
@@ -52,58 +37,33 @@ def run_once(
     result = memoa_jax.simulate(
         memoa_jax.series.brownian(steps),
         memoa_jax.random_features(work.FEATURES, work.NOISE),
-        policy_of(name),
+        Case(name).make(),
         memoa_jax.ridge_mixture(work.KAPPA, work.ETA),
         num_agents=agents,
         key=jax.random.key(0),
         schedule=schedule,
-        devices=None if devices is None else jax.local_devices()[:devices],
+        mesh=None if devices is None else jax.make_mesh((devices,), ("agents",)),
         keep_costs=costs,
     )
     return jax.block_until_ready(result)
-
-
-def error_of(name: str, agents: int, steps: int, result: Any) -> float | None:
-    """Return the largest relative error of 64 agents' costs; None where there is no oracle."""
-    import jax
-
-    if name not in ("greedy", "forecast") or result.agent_costs is None:
-        return None
-    chosen = np.sort(np.random.default_rng(0).choice(agents, min(CHECKED, agents), replace=False))
-    draws = oracle.draws_of(chosen, jax.random.key(0), steps + 1, features=work.FEATURES)
-    targets = work.targets_of(steps).astype(np.float64)[:, None]
-    if name == "greedy":
-        policy: Any = oracle.Greedy(targets, work.WINDOW, work.EFFORT)
-    else:
-        mean_field = np.asarray(result.mean_field, np.float64)
-        moves = np.append(mean_field[1:], [result.forecast], axis=0) - targets
-        policy = oracle.Forecast(targets, moves, tracking=1.0, pull=10.0, effort=1e-3)
-    inputs = _inputs(steps)
-    exact = oracle.live(draws, inputs, targets, policy, noise=work.NOISE)
-    found = np.asarray(result.agent_costs)[chosen]
-    return float(oracle.largest_difference(found, exact.costs))
-
-
-def _inputs(steps: int) -> np.ndarray:
-    from memoa_jax import series
-
-    return np.asarray(series.brownian(steps).inputs, np.float32).astype(np.float64)
 
 
 def measure_one(options: argparse.Namespace) -> dict[str, Any]:
     """Measure one row, in this process."""
     name, agents, steps = options.policy, options.agents[0], options.steps
     devices = options.devices
-    keep = agents <= 10**6
-
-    def run() -> Any:
-        return run_once(name, agents, steps, options.schedule, devices=devices, costs=keep)
-
+    keep = agents <= KEPT_AGENTS
     found: list[Any] = []
-    first, _ = harness.once(lambda: found.append(run()))
+
+    def run() -> None:
+        found.clear()  # two populations need not fit
+        found.append(run_once(name, agents, steps, options.schedule, devices=devices, costs=keep))
+
+    first, _ = harness.once(run)
     timing = harness.measure(run, repeats=options.repeats, warm=0) if options.repeats else None
+    peak = harness.peak_memory()
     per = 1e9 / (agents * (steps + 1))
-    return {
+    row = {
         "policy": name,
         "schedule": options.schedule,
         "agents": agents,
@@ -113,14 +73,24 @@ def measure_one(options: argparse.Namespace) -> dict[str, Any]:
         "ns_median": None if timing is None else timing.median * per,
         "spread": None if timing is None else timing.spread,
         "compile_s": None if timing is None else first - timing.minimum,
-        "peak_mb": harness.peak_memory() / 1e6,
-        "error": error_of(name, agents, steps, found[0]),
+        "peak_mb": peak / 1e6,
+        "error": None,
+        "not_finite": None,
+        "facts": harness.facts(),
+    }
+    if agents > options.checked:
+        return row
+    if found[0].agent_costs is None:
+        found[:] = [run_once(name, agents, steps, options.schedule, devices=devices, costs=True)]
+    return row | {
+        "error": Case(name).error(agents, steps + 1, Sample.of(found[0])),
+        "not_finite": not_finite(found[0].agent_costs),
     }
 
 
-def sweep(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Measure all rows, each in a child process, and tell each when it is known."""
-    rows = []
+def sweep(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure all rows, each in a child process, and keep and tell each when it is known."""
+    result: dict[str, Any] = {"facts": {}, "rows": []}
     for agents in options.agents:
         for name in options.policies:
             for schedule in options.schedules:
@@ -129,34 +99,51 @@ def sweep(options: argparse.Namespace) -> list[dict[str, Any]]:
                 words = [__file__, "--one", "--policy", name, "--schedule", schedule]
                 words += ["--agents", str(agents), "--steps", str(options.steps)]
                 words += ["--repeats", str(options.repeats if agents <= 10**7 else 0)]
+                words += ["--checked", str(options.checked)]
                 if options.devices is not None:
                     words += ["--devices", str(options.devices)]
-                rows.append(harness.in_child(words))
-                print(harness.table(rows[-1:]), file=sys.stderr, flush=True)
-    return rows
+                try:
+                    row = harness.in_child(words)
+                except RuntimeError as error:
+                    print(f"{name}, {schedule}, {agents} agents: {error}", file=sys.stderr)
+                    continue
+                result["facts"] = row.pop("facts")
+                result["rows"].append(row)
+                harness.save("scaling", result, options.out)
+                print(harness.table([row]), file=sys.stderr, flush=True)
+    return result
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--agents", type=int, nargs="+", default=[10**2, 10**4, 10**6])
-    parser.add_argument("--steps", type=int, default=100)
+    parser = harness.Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("--agents", type=harness.positive, nargs="+", default=[10**2, 10**4, 10**6])
+    parser.add_argument("--steps", type=harness.positive, default=100)
     parser.add_argument("--policies", nargs="+", choices=POLICIES, default=list(POLICIES))
     parser.add_argument("--schedules", nargs="+", choices=SCHEDULES, default=list(SCHEDULES))
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3, help="0: the first run is the time")
     parser.add_argument("--devices", type=int, help="local devices of a stream (default: all)")
     parser.add_argument("--memory", type=float, default=12.0, help="gigabytes for resident runs")
+    parser.add_argument("--checked", type=int, default=10**8, help="largest N that is recomputed")
     parser.add_argument("--out", type=Path, default=harness.RESULTS)
     parser.add_argument("--one", action="store_true", help="measure one row, print it as JSON")
     parser.add_argument("--policy", choices=POLICIES, default="greedy")
     parser.add_argument("--schedule", choices=SCHEDULES, default="stream")
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(measure_one(options)))
+        print(json.dumps(harness.plain(measure_one(options))))
         return
-    rows = sweep(options)
-    path = harness.save("scaling", {"rows": rows}, options.out)
-    print(harness.table(rows))
+    result = sweep(options)
+    if not result["rows"]:
+        sys.exit("scaling.py: nothing was measured")
+    path = harness.save("scaling", result, options.out)
+    print(harness.table(result["rows"]))
     print(f"results in {path}")
+    try:
+        import scaling_figure
+    except ImportError as error:
+        print(f"no figure: {error}; benchmarks/scaling_figure.py draws it later")
+        return
+    print("figure in", ", ".join(str(one) for one in scaling_figure.draw(path)))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from numpy.typing import NDArray
 
@@ -142,3 +143,34 @@ def record(config: Config) -> Record | None:
         steps=None if table.steps is None else tuple(table.steps),
         fields=tuple(table.fields),
     )
+
+
+def mesh(config: Config) -> jax.sharding.Mesh | None:
+    """Build the mesh of the devices that a config asks for; None leaves it to the schedule.
+
+    Of several processes all devices take part.
+    """
+    devices = jax.devices()
+    count = config.run.devices
+    if count is None and jax.process_count() == 1:
+        return None
+    if count is not None and count > len(devices):
+        allowed = f"allowed is 1..{len(devices)}, the devices that are here"
+        raise ConfigError([f"run.devices = {count}: {allowed}"])
+    return jax.sharding.Mesh(np.array(devices[:count]), ("agents",))
+
+
+def simulation(
+    config: Config, series: Series, encoder: Encoder, table: POLICIES
+) -> tuple[tuple[Series, Encoder, Policy, Mixture], dict[str, Any]]:
+    """Build the arguments of `simulate` for one policy of a config."""
+    options = {
+        "num_agents": config.agents,
+        "key": jax.random.key(config.seed),
+        "record": record(config),
+        "participation": present(config, series.num_points),
+        "dtype": config.dtype,
+        "mesh": mesh(config),
+        **config.run.model_dump(exclude={"uncoupled", "devices"}),
+    }
+    return (series, encoder, policy(table), server_mixture(config)), options

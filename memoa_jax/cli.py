@@ -94,6 +94,12 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="keep compiled programs in this folder: the next run of the same shape starts at once",
     )
+    run.add_argument(
+        "--distributed",
+        metavar="HOST:PORT,COUNT,INDEX",
+        help="run as one of COUNT processes, INDEX from 0, that meet at the first one's HOST:PORT; "
+        "or auto, where the cluster tells",
+    )
     run.set_defaults(command=_run)
 
     verify = commands.add_parser("verify", help="check the theory: rates, optima, exact costs")
@@ -214,6 +220,11 @@ def _run(parsed: argparse.Namespace) -> int:
     if parsed.cache is not None:
         jax.config.update("jax_compilation_cache_dir", str(parsed.cache.resolve()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    fault = None if parsed.distributed is None else _join(parsed.distributed)
+    if fault:
+        return _fail(WRONG, fault)
+    first = jax.process_index() == 0
+    say = _tell if first else _silent
     from memoa_jax import report, study_report
     from memoa_jax.config import Study
     from memoa_jax.config_faults import ConfigError
@@ -222,9 +233,9 @@ def _run(parsed: argparse.Namespace) -> int:
 
     try:
         if isinstance(config, Study):
-            summary = run_study(config, folder, say=_tell)
+            summary = run_study(config, folder, say)
         else:
-            summary = run(config, folder, say=_tell)
+            summary = run(config, folder, say)
     except ConfigError as error:
         return _fail(WRONG, *(f"{parsed.config}: {line}" for line in error.faults))
     except RunError as error:
@@ -233,13 +244,39 @@ def _run(parsed: argparse.Namespace) -> int:
         return _fail(FAILED, f"{folder}: results cannot be written ({error.strerror})")
     reader = study_report if isinstance(config, Study) else report
     shown = report.to_json(summary) if parsed.format == "json" else reader.table(summary) + "\n"
-    print(shown, end="")
-    _tell(f"results in {folder}")
+    if first:
+        print(shown, end="")
+    say(f"results in {folder}")
     if summary["interrupted"]:
         return _fail(INTERRUPTED, f"interrupted; not run: {', '.join(reader.left(summary))}")
     if reader.lost(summary):
         return _fail(FAILED, "no policy kept a finite server output: see the notes of the table")
     return OK
+
+
+def _silent(_: str) -> None:
+    """Say nothing: of several processes the first one speaks."""
+
+
+def _join(words: str) -> str | None:
+    """Join the other processes of a run; return the fault."""
+    import jax
+
+    address, *numbers = words.split(",")
+    try:
+        if words == "auto":
+            jax.distributed.initialize()
+        else:
+            count, index = map(int, numbers)
+            if not (0 <= index < count and ":" in address):
+                raise ValueError
+            jax.distributed.initialize(address, count, index)
+    except RuntimeError as error:
+        return f"--distributed {words}: {' '.join(str(error).split())[:300]}"
+    except ValueError:
+        allowed = "allowed is HOST:PORT,COUNT,INDEX with INDEX from 0, or auto on a cluster"
+        return f"--distributed {words}: {allowed}"
+    return None
 
 
 def _verify(parsed: argparse.Namespace) -> int:

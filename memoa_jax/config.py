@@ -216,6 +216,8 @@ class Run(Table):
     uncoupled: Flag = True
     schedule: Literal["resident", "stream"] = "resident"
     block: Count | None = None
+    devices: Count | None = None
+    reproducible: Flag = False
 
 
 class Record(Table):

@@ -205,6 +205,47 @@ def _solve_ldl(matrix: SymmetricLanes, right: Lanes) -> list[Array]:
     return solution
 
 
+def solve_positive_lanes(matrix: SymmetricLanes, right: Lanes) -> list[Array]:
+    """Solve one small positive semidefinite system per agent, by Cholesky; see `solve_lanes`.
+
+    A fifth cheaper than LDL': an entry is computed in one piece. Where rounding has made a pivot
+    not positive, rounding's size stands in for it: such a system has a finite answer too. It is
+    not differentiated; the caller says what the gradient is.
+
+    Example:
+      >>> two, one = jnp.full(3, 2.0), jnp.ones(3)
+      >>> [round(float(x[0]), 6) for x in solve_positive_lanes([[two], [one, two]], [two, one])]
+      [1.0, 0.0]
+    """
+    p = len(right)
+    rounding = p * float(jnp.finfo(right[0].dtype).eps)
+    lower: list[list[Array]] = []
+    roots: list[Array] = []
+    # As in `_factor_ldl`, every chain ends in what XLA does not copy: a division or a root.
+    for a in range(p):
+        lower.append([])
+        for b in range(a):
+            entry = matrix[a][b]
+            for c in range(b):
+                entry = entry - lower[a][c] * lower[b][c]
+            lower[a].append(entry / roots[b])
+        pivot = matrix[a][a]
+        for entry in lower[a]:
+            pivot = pivot - entry * entry
+        roots.append(jnp.sqrt(jnp.maximum(pivot, rounding * matrix[a][a])))
+    solution: list[Array] = []
+    for a in range(p):
+        value = right[a]
+        for b in range(a):
+            value = value - lower[a][b] * solution[b]
+        solution.append(value / roots[a])
+    for a in reversed(range(p)):
+        for b in range(a + 1, p):
+            solution[a] = solution[a] - lower[b][a] * solution[b]
+        solution[a] = solution[a] / roots[a]
+    return solution
+
+
 def solve_library(matrices: Array, right: Array) -> Array:
     """Solve [N, p, p] against [N, p] with the library's Cholesky.
 

@@ -141,7 +141,6 @@ def _summed_in_order(parts: Array) -> Array:
     return computed_once(in_order(gathered))
 
 
-@functools.partial(jax.jit, static_argnames=("layout", "size"))
 def begin_sharded(parts: tuple[Tree, ...], *, layout: Layout, size: Size) -> tuple[Program, State]:
     """Draw every agent on the device where it will live; see `loop.begin`."""
     shards = layout.shards
@@ -177,6 +176,22 @@ def run_sharded(
 
 def _like(tree: Tree, specs: tuple[PartitionSpec, ...]) -> Tree:
     return jax.tree.unflatten(jax.tree.structure(tree), specs)
+
+
+def placed(made: tuple[Program, State], layout: Layout) -> tuple[Program, State]:
+    """Tell the shapes of a program and a state where their arrays will live."""
+
+    def put(shape: Any, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
+        sharding = NamedSharding(layout.shards.mesh, spec)
+        return jax.ShapeDtypeStruct(
+            shape.shape, shape.dtype, sharding=sharding, weak_type=shape.weak_type
+        )
+
+    program, state = made
+    return (
+        jax.tree.map(put, program, _like(program, layout.program)),
+        jax.tree.map(put, state, _like(state, layout.state)),
+    )
 
 
 def everywhere(tree: Tree, mesh: Mesh) -> Tree:

@@ -23,6 +23,19 @@ DEVICE_BLOCK = 131_072
 """Agents per block elsewhere: enough to fill the device."""
 AGENTS_PER_CALL = 65_536
 """Agents per compiled call on CPU: calls are then rare, and progress is told often enough."""
+MANY_CALLS = 64
+"""From so many calls on all have the most blocks: populations then share a compiled program."""
+
+
+class Blocks(NamedTuple):
+    """What a compiled call depends on: its `number` blocks of `size` agents.
+
+    `ragged` says whether some of their places may stand for no agent.
+    """
+
+    size: int
+    number: int
+    ragged: bool
 
 
 class Cut(NamedTuple):
@@ -34,9 +47,10 @@ class Cut(NamedTuple):
     calls: int
 
     @property
-    def ragged(self) -> bool:
-        """Whether some places in the blocks stand for no agent."""
-        return self.agents != self.size * self.blocks * self.calls
+    def shape(self) -> Blocks:
+        """What a compiled call depends on; the size of the population is no part of it."""
+        places = self.size * self.blocks * self.calls
+        return Blocks(self.size, self.blocks, places != self.agents)
 
     def firsts(self, call: int) -> np.ndarray:
         """Return the first agent of each block of a call, [blocks]."""
@@ -59,17 +73,18 @@ def cut(agents: int, size: int | None, platform: str) -> Cut:
     on_cpu = platform == "cpu"
     size = min(agents, size or (CPU_BLOCK if on_cpu else DEVICE_BLOCK))
     needed = -(-agents // size)
-    calls = -(-needed // (max(AGENTS_PER_CALL // size, 1) if on_cpu else 1))
-    return Cut(agents, size, -(-needed // calls), calls)
+    most = max(AGENTS_PER_CALL // size, 1) if on_cpu else 1
+    calls = -(-needed // most)
+    return Cut(agents, size, most if calls >= MANY_CALLS else -(-needed // calls), calls)
 
 
-def members(plan: Cut, first: Array, dtype: Any) -> tuple[Array, Population]:
+def members(shape: Blocks, agents: Array, first: Array, dtype: Any) -> tuple[Array, Population]:
     """Return the places [size] of a block's agents, and the population as the block knows it."""
-    index = first + jnp.arange(plan.size, dtype=jnp.uint32)
-    everyone = jnp.asarray(plan.agents, dtype)
-    if not plan.ragged:
-        return index, Population(size=everyone, own=jnp.asarray(plan.size, dtype))
-    exists = index < plan.agents
+    index = first + jnp.arange(shape.size, dtype=jnp.uint32)
+    everyone = agents.astype(dtype)
+    if not shape.ragged:
+        return index, Population(size=everyone, own=jnp.asarray(shape.size, dtype))
+    exists = index < agents
     own = jnp.sum(exists.astype(dtype))
     return index, Population(size=everyone, exists=exists, own=own)
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
+from jax import lax
 
-from memoa_jax.linalg import UNROLLED_FEATURES, solve_lanes, solve_library
+from memoa_jax.linalg import UNROLLED_FEATURES, solve_library, solve_positive_lanes
 from memoa_jax.types import Array, Scalar, record
 
 
@@ -92,7 +93,14 @@ class NormalEquations:
                 [row[b] + ridge if a == b else row[b] for b in range(a + 1)]
                 for a, row in enumerate(self.gram)
             ]
-            return jnp.stack(solve_lanes(matrix, list(self.moment)))
+            # Its gradient solves a second system, instead of going through the elimination.
+            solution: Array = lax.custom_linear_solve(
+                lambda x: self.multiply(x) + jnp.broadcast_to(ridge, x.shape[-1:])[None] * x,
+                self.moment,
+                solve=lambda _, right: jnp.stack(solve_positive_lanes(matrix, list(right))),
+                symmetric=True,
+            )
+            return solution
         rows = [jnp.pad(row, ((0, p - 1 - a), (0, 0))) for a, row in enumerate(self.gram)]
         lower = jnp.moveaxis(jnp.stack(rows), -1, 0)
         identity = jnp.eye(p, dtype=lower.dtype)[None]

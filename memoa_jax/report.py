@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from numpy.typing import NDArray
 
@@ -251,8 +252,10 @@ def write_files(folder: Path, files: Mapping[str, bytes], manifest: Mapping[str,
     """Write a run's files; the manifest comes last and holds the others' hashes.
 
     Each file is written under a temporary name and then renamed, so a reader sees the old
-    file or the new one.
+    file or the new one. Of several processes the first writes.
     """
+    if jax.process_index() > 0:
+        return
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     for name, content in files.items():
         replace(folder / name, content)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from memoa_jax.footprint import bytes_of
 from memoa_jax.loop import Info, Point, Program, State, begin, points_of, run_chunk
 from memoa_jax.mesh import (
     Layout,
@@ -19,6 +20,7 @@ from memoa_jax.mesh import (
     everything,
     everywhere,
     layout_of,
+    placed,
     run_sharded,
     spread,
 )
@@ -53,68 +55,102 @@ class Lived(NamedTuple):
     status: Array
 
 
+class Prepared(NamedTuple):
+    """What a run begins with: the arguments of `loop.begin`, on the mesh if there is one."""
+
+    parts: tuple[Tree, ...]
+    size: Size
+    layout: Layout | None
+    agents: int
+
+    @classmethod
+    def of(
+        cls,
+        parts: tuple[Encoder, Policy, Mixture, Participation | None, Array],
+        first_target: np.ndarray,
+        dimensions: Dimensions,
+        choice: Record,
+        *,
+        agents: int,
+        mesh: Mesh | None,
+        reproducible: bool,
+        dtype: str,
+        best_readout: bool,
+    ) -> Prepared:
+        """Prepare a run; see `simulate`. `parts` end with the participation and the seed's words.
+
+        Raises:
+          ValueError: if the mesh has no axis for the agents.
+        """
+        size = Size(dimensions, choice.fields, best_readout)
+        first, chosen = jnp.asarray(first_target, dtype), jnp.asarray(choice.agents, jnp.int32)
+        together: tuple[Tree, ...] = (*parts, first, chosen)
+        if mesh is None and not reproducible:
+            return cls(together, size, None, agents)
+        mesh = jax.make_mesh((1,), ("agents",)) if mesh is None else mesh
+        together = everywhere(together, mesh)
+        shards = spread(mesh, agents, reproducible=reproducible)
+        return cls(together, size, layout_of(shards, together, size), agents)
+
+    def points(self, series: Series, start: int, length: int) -> Point:
+        """Return rows of the series where the run needs them."""
+        points = points_of(series, start, length, self.parts[-2].dtype)
+        return points if self.layout is None else everywhere(points, self.layout.shards.mesh)
+
+
 def run_resident(
-    parts: tuple[Encoder, Policy, Mixture, Participation | None, Array],
+    prepared: Prepared,
     series: Series,
-    dimensions: Dimensions,
-    choice: Record,
     *,
-    agents: int,
-    mesh: Mesh | None,
-    reproducible: bool,
-    dtype: str,
-    best_readout: bool,
     chunk: int | None,
     on_chunk: Callable[[int, int], None] | None,
 ) -> Lived:
-    """Advance all agents through the series; the arguments are those of `simulate`, checked.
-
-    `parts` are the encoder, the policy, the server, the participation and the seed's words.
-    """
-    targets = np.asarray(series.targets)
-    size = Size(dimensions, choice.fields, best_readout)
-    first, chosen = jnp.asarray(targets[0], dtype), jnp.asarray(choice.agents, jnp.int32)
-    together: tuple[Tree, ...] = (*parts, first, chosen)
-    layout = None
-    if mesh is not None or reproducible:
-        mesh = jax.make_mesh((1,), ("agents",)) if mesh is None else mesh
-        shards = spread(mesh, agents, reproducible=reproducible)
-        together = everywhere(together, mesh)
-        layout = layout_of(shards, together, size)
-        program, state = begin_sharded(together, layout=layout, size=size)
-    else:
-        program, state = _begin(together, agents=agents, size=size)
+    """Advance all agents through the series, in chunks of steps; see `simulate`."""
+    layout, targets = prepared.layout, np.asarray(series.targets)
+    program, state = _begin(*prepared)
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((program, state)))
-    points = dimensions.points
+    points, outputs = targets.shape
     length = points if traced and chunk is None else min(chunk or DEFAULT_CHUNK, points)
     run = _run_traced if traced else _run_in_place
     pieces: list[Info] = []
     for start in range(0, points, length):
         rows = min(length, points - start)
-        ahead = points_of(series, start, length, dtype)
-        if layout is not None:
-            ahead = everywhere(ahead, layout.shards.mesh)
-        state, info = run(program, state, ahead, layout=layout)
+        state, info = run(program, state, prepared.points(series, start, length), layout=layout)
         pieces.append(jax.tree.map(lambda leaf, rows=rows: leaf[:rows], info))
         if not traced:
             pieces[-1] = jax.tree.map(np.asarray, pieces[-1])
         if on_chunk is not None:
             on_chunk(start + rows, points)
-    tally, costs = everything(
-        _judge(state, diverging(targets), agents=agents, outputs=dimensions.outputs)
-    )
+    judged = _judge(state, diverging(targets), agents=prepared.agents, outputs=outputs)
     joined: Info = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *pieces)
-    end = everything((state.server, state.totals.steps, state.status))
-    return Lived(joined, state, tally, costs, *end)
+    end = everything((*judged, state.server, state.totals.steps, state.status))
+    return Lived(joined, state, *end)
 
 
-@functools.partial(jax.jit, static_argnames=("agents", "size"))
-def _begin(parts: tuple[Tree, ...], *, agents: int, size: Size) -> tuple[Program, State]:
-    """Draw all agents on one device."""
-    dtype = parts[-2].dtype
+def resident_bytes(prepared: Prepared, series: Series, *, chunk: int | None) -> int:
+    """Return the bytes that a device holds in a run; compiles it, and draws nobody."""
+    layout = prepared.layout
+    length = min(chunk or DEFAULT_CHUNK, series.targets.shape[0])
+    made = _begin.eval_shape(*prepared)
+    if layout is not None:
+        made = placed(made, layout)
+    points = prepared.points(series, 0, length)
+    return max(
+        bytes_of(_begin.lower(*prepared)),
+        bytes_of(_run_in_place.lower(*made, points, layout=layout)),
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _begin(
+    parts: tuple[Tree, ...], size: Size, layout: Layout | None, agents: int
+) -> tuple[Program, State]:
+    """Draw all agents."""
+    if layout is not None:
+        return begin_sharded(parts, layout=layout, size=size)
     return begin(
         *parts,
-        population=Population(size=jnp.asarray(agents, dtype)),
+        population=Population(size=jnp.asarray(agents, parts[-2].dtype)),
         index=jnp.arange(agents, dtype=jnp.uint32),
         **size._asdict(),
     )

@@ -14,7 +14,7 @@ import jax.monitoring
 import numpy as np
 from numpy.typing import NDArray
 
-from memoa_jax import build, canary
+from memoa_jax import build, canary, preflight
 from memoa_jax._version import __version__
 from memoa_jax.config import (
     POLICIES,
@@ -87,10 +87,17 @@ def compare(
     planned = policies(config)
     finished: list[Finished] = []
     measured: Summary
+    spent = {}
+    for label, table in planned.items():  # all of them, before any computes
+        with in_one_line(f"policy {label}: "), _compile_clock() as compiling:
+            start = time.perf_counter()
+            words = preflight.check(*build.simulation(config, series, encoder, table))
+            spent[label] = time.perf_counter() - start, sum(compiling)
+        say(f"{label}: {words}")
     try:
         for label, table in planned.items():
             with in_one_line(f"policy {label}: "):
-                one, measured = _finish(config, series, encoder, label, table)
+                one, measured = _finish(config, series, encoder, label, table, spent[label])
             finished.append(one)
             say(
                 f"{label}: server RMSE {one.metrics['server_rmse']:.5g}, worst agent "
@@ -152,28 +159,23 @@ def _uncoupled(game: Game) -> Decentralized:
 
 
 def _finish(
-    config: Config, series: Series, encoder: Encoder, label: str, table: POLICIES
+    config: Config,
+    series: Series,
+    encoder: Encoder,
+    label: str,
+    table: POLICIES,
+    spent: tuple[float, float],
 ) -> tuple[Finished, Summary]:
-    """Simulate one policy and bring what is kept of it to the host; its state is let go."""
+    """Simulate one policy and bring what is kept of it to the host; its state is let go.
+
+    `spent` are the seconds that the preflight took, and those of them that went in compilation.
+    """
     start = time.perf_counter()
     with _compile_clock() as compiling:
-        result = simulate(
-            series,
-            encoder,
-            build.policy(table),
-            build.server_mixture(config),
-            num_agents=config.agents,
-            key=jax.random.key(config.seed),
-            record=build.record(config),
-            participation=build.present(config, series.num_points),
-            chunk=config.run.chunk,
-            dtype=config.dtype,
-            best_readout=config.run.best_readout,
-            schedule=config.run.schedule,
-            block=config.run.block,
-        )
+        arguments, options = build.simulation(config, series, encoder, table)
+        result = simulate(*arguments, **options)
         jax.block_until_ready((result.server, result.mean_field, result.summary))
-    seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - start + spent[0]
     measured = result.summary
     trajectories = {
         f"server/{label}": np.asarray(result.server),
@@ -192,7 +194,7 @@ def _finish(
         status=int(result.status),
         notes=explain(result.status),
         seconds=seconds,
-        compile_seconds=min(sum(compiling), seconds),
+        compile_seconds=min(sum(compiling) + spent[1], seconds),
         trajectories=trajectories,
     ), measured
 

@@ -18,10 +18,11 @@ from memoa_jax.arguments import one_of, whole
 from memoa_jax.draws import seed_words
 from memoa_jax.loop import State
 from memoa_jax.metrics import Summary, summarise
+from memoa_jax.placement import cut
 from memoa_jax.recording import Record, check
-from memoa_jax.resident import run_resident
+from memoa_jax.resident import Prepared, run_resident
 from memoa_jax.series import Series
-from memoa_jax.stream import Parts, refusals, run_stream
+from memoa_jax.stream import Parts, Stream, Streamed, refusals, run_stream
 from memoa_jax.types import (
     Array,
     Dimensions,
@@ -41,7 +42,8 @@ class Result:
 
     `server` [n, d] and `mean_field` [n, d]: row t is the prediction of y_t made before it was
     seen (row 0 is y_0); `forecast` [d] is the server's prediction of the point after the last.
-    `agent_costs` [N] are cumulative squared errors (None where they were not kept). `recorded`
+    `agent_costs` [N] are cumulative squared errors (None where they were not kept; in NumPy, on
+    the host, from a stream). `recorded`
     maps fields to arrays [steps, agents, ...]. `state` is what a continuation would start from
     (None for a stream).
     """
@@ -49,7 +51,7 @@ class Result:
     server: Array
     mean_field: Array
     forecast: Array
-    agent_costs: Array | None
+    agent_costs: Array | np.ndarray | None
     summary: Summary
     recorded: dict[str, Array]
     state: State | None
@@ -113,8 +115,9 @@ def simulate(
         (`jax.distributed`), each of which calls this and is given the whole result. Default for
         a resident run one device, for a stream all, to which it deals its blocks.
       reproducible: of a resident run, take every sum over agents in an order that depends on N
-        alone, so that every agent's results are the same bits on any number of devices; else
-        they agree up to the rounding of sums over N. A stream always is.
+        alone: every agent's life, the mean field and the output of a ridge or uniform server are
+        then the same bits on any number of devices. Else, as for other servers, they agree up to
+        the rounding of sums over N. A stream always is reproducible.
       keep_costs: whether to return every agent's cost; default True for a resident run.
 
     Returns:
@@ -136,46 +139,29 @@ def simulate(
       >>> result.server.shape
       (21, 1)
     """
-    targets = np.asarray(series.targets)
-    points, outputs = targets.shape
-    _check(num_agents, dtype, chunk)
-    record = Record(agents=(), fields=()) if record is None else record
-    check(record, num_agents, points)
-    dimensions = Dimensions(
-        points=points,
-        inputs=series.inputs.shape[1],
-        outputs=outputs,
-        features=encoder.features,
-    )
-    one_of("simulate", "schedule", schedule, get_args(Schedule))
-    if schedule == "stream":
-        return _streamed(
-            series,
-            Parts(encoder, policy, mixture, seed_words(key)),
-            dimensions,
-            record,
-            participation=participation is not None,
-            agents=num_agents,
-            block=block,
-            mesh=mesh,
-            dtype=dtype,
-            best_readout=best_readout,
-            keep_costs=bool(keep_costs),
-            on_call=on_chunk,
-        )
-    lived = run_resident(
-        (encoder, policy, mixture, participation, seed_words(key)),
+    prepared = prepare(
         series,
-        dimensions,
-        record,
-        agents=num_agents,
-        mesh=mesh,
-        reproducible=reproducible,
+        encoder,
+        policy,
+        mixture,
+        num_agents=num_agents,
+        key=key,
+        record=record,
+        chunk=chunk,
         dtype=dtype,
         best_readout=best_readout,
-        chunk=chunk,
-        on_chunk=on_chunk,
+        participation=participation,
+        schedule=schedule,
+        block=block,
+        mesh=mesh,
+        reproducible=reproducible,
+        keep_costs=keep_costs,
     )
+    record = Record(agents=(), fields=()) if record is None else record
+    targets = np.asarray(series.targets)
+    if isinstance(prepared, Stream):
+        return _streamed(run_stream(prepared, on_chunk), record, targets)
+    lived = run_resident(prepared, series, chunk=chunk, on_chunk=on_chunk)
     info = lived.info
     return Result(
         server=info.server,
@@ -189,63 +175,31 @@ def simulate(
     )
 
 
-def _streamed(
+def prepare(
     series: Series,
-    parts: Parts,
-    dimensions: Dimensions,
-    choice: Record,
+    encoder: Encoder,
+    policy: Policy,
+    mixture: Mixture,
     *,
-    participation: bool,
-    block: int | None,
-    mesh: Mesh | None,
-    **options: Any,
-) -> Result:
-    """Run the stream schedule and bring its results into the shape of a resident run's."""
-    lines = refusals(parts.policy, parts.mixture, choice, participation=participation)
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(parts)):
-        lines.append("a run under jit, vmap or grad cannot come back to the host between blocks")
-    if lines:
-        raise ValueError(
-            f"simulate: schedule = 'stream' cannot do this: {'; '.join(lines)}: "
-            "allowed is schedule = 'resident'"
-        )
-    if block is not None:
-        whole("simulate", "block", block)
-    found = run_stream(
-        parts,
-        series,
-        dimensions,
-        choice,
-        block=block,
-        devices=jax.devices() if mesh is None else list(mesh.devices.flat),
-        **options,
-    )
-    targets = np.asarray(series.targets)
-    server, mean_field = jnp.asarray(found.server), jnp.asarray(found.mean_field)
-    tally = jax.tree.map(lambda leaf: jnp.asarray(leaf, server.dtype), found.tally)
-    status = jnp.int32(found.status)
-    return Result(
-        server=server,
-        mean_field=mean_field,
-        forecast=jnp.asarray(found.forecast),
-        agent_costs=found.costs if found.costs is None else jnp.asarray(found.costs),
-        summary=summarise(tally, jnp.int32(found.steps), targets, server, mean_field),
-        recorded=_kept(choice, found.recorded),
-        state=None,
-        status=status,
-    )
+    num_agents: int,
+    key: Array,
+    record: Record | None = None,
+    chunk: int | None = None,
+    dtype: str = "float32",
+    best_readout: bool = False,
+    participation: Participation | None = None,
+    schedule: Schedule = "resident",
+    block: int | None = None,
+    mesh: Mesh | None = None,
+    reproducible: bool = False,
+    keep_costs: bool | None = None,
+) -> Prepared | Stream:
+    """Check the arguments of `simulate`, which see, and prepare the run that they ask for.
 
-
-def _kept(choice: Record, recorded: dict[str, Any]) -> dict[str, Array]:
-    """Return the chosen steps of what was recorded."""
-    if choice.steps is None:
-        return {name: jnp.asarray(values) for name, values in recorded.items()}
-    kept = np.asarray(choice.steps, np.int32)
-    return {name: jnp.asarray(values[kept]) for name, values in recorded.items()}
-
-
-def _check(num_agents: int, dtype: str, chunk: int | None) -> None:
-    """Refuse sizes and dtypes that cannot be run."""
+    Raises:
+      ValueError: as `simulate`.
+    """
+    points, outputs = np.shape(series.targets)
     whole("simulate", "num_agents", num_agents, 1, 2**31 - 1)
     if chunk is not None:
         whole("simulate", "chunk", chunk)
@@ -255,3 +209,72 @@ def _check(num_agents: int, dtype: str, chunk: int | None) -> None:
             "simulate: dtype = 'float64' while 64-bit is off: allowed is 'float32', or call "
             "jax.config.update('jax_enable_x64', True) first"
         )
+    one_of("simulate", "schedule", schedule, get_args(Schedule))
+    if block is not None:
+        whole("simulate", "block", block)
+    record = Record(agents=(), fields=()) if record is None else record
+    check(record, num_agents, points)
+    dimensions = Dimensions(
+        points=points,
+        inputs=series.inputs.shape[1],
+        outputs=outputs,
+        features=encoder.features,
+    )
+    words = seed_words(key)
+    if schedule == "resident":
+        return Prepared.of(
+            (encoder, policy, mixture, participation, words),
+            np.asarray(series.targets)[0],
+            dimensions,
+            record,
+            agents=num_agents,
+            mesh=mesh,
+            reproducible=reproducible,
+            dtype=dtype,
+            best_readout=best_readout,
+        )
+    parts = Parts(encoder, policy, mixture, words)
+    lines = refusals(policy, mixture, record, participation=participation is not None)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(parts)):
+        lines.append("a run under jit, vmap or grad cannot come back to the host between blocks")
+    if lines:
+        raise ValueError(
+            f"simulate: schedule = 'stream' cannot do this: {'; '.join(lines)}: "
+            "allowed is schedule = 'resident'"
+        )
+    devices = jax.devices() if mesh is None else list(mesh.devices.flat)
+    return Stream(
+        parts=parts,
+        series=series,
+        dimensions=dimensions,
+        choice=record,
+        plan=cut(num_agents, block, devices[0].platform),
+        devices=devices,
+        dtype=dtype,
+        best_readout=best_readout,
+        keep_costs=bool(keep_costs),
+    )
+
+
+def _streamed(found: Streamed, choice: Record, targets: np.ndarray) -> Result:
+    """Bring a stream's results into the shape of a resident run's."""
+    server, mean_field = jnp.asarray(found.server), jnp.asarray(found.mean_field)
+    tally = jax.tree.map(lambda leaf: jnp.asarray(leaf, server.dtype), found.tally)
+    return Result(
+        server=server,
+        mean_field=mean_field,
+        forecast=jnp.asarray(found.forecast),
+        agent_costs=found.costs,
+        summary=summarise(tally, jnp.int32(found.steps), targets, server, mean_field),
+        recorded=_kept(choice, found.recorded),
+        state=None,
+        status=jnp.int32(found.status),
+    )
+
+
+def _kept(choice: Record, recorded: dict[str, Any]) -> dict[str, Array]:
+    """Return the chosen steps of what was recorded."""
+    if choice.steps is None:
+        return {name: jnp.asarray(values) for name, values in recorded.items()}
+    kept = np.asarray(choice.steps, np.int32)
+    return {name: jnp.asarray(values[kept]) for name, values in recorded.items()}

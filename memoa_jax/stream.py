@@ -22,9 +22,10 @@ import numpy as np
 from jax import lax
 
 from memoa_jax.arithmetic import computed_once
+from memoa_jax.footprint import bytes_of
 from memoa_jax.loop import Point, advance, begin, points_of
 from memoa_jax.metrics import diverging
-from memoa_jax.placement import Cut, cut, deal, members
+from memoa_jax.placement import Blocks, Cut, deal, members
 from memoa_jax.recording import Field, Record
 from memoa_jax.series import Series
 from memoa_jax.sums import Sums
@@ -84,67 +85,93 @@ def refusals(policy: Policy, mixture: Mixture, choice: Record, *, participation:
     return lines
 
 
-def run_stream(
-    parts: Parts,
-    series: Series,
-    dimensions: Dimensions,
-    choice: Record,
-    *,
-    agents: int,
-    block: int | None,
-    devices: Sequence[Any],
-    dtype: str,
-    best_readout: bool,
-    keep_costs: bool,
-    on_call: Callable[[int, int], None] | None,
-) -> Streamed:
-    """Run all blocks through all time; the arguments are those of `simulate`, checked.
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """A stream before it runs: its parts, how its population is cut, and what to keep of it."""
 
-    Exact; O(n N) for every pass: one, and one more for each of the policy's surveys.
-    """
-    plan = cut(agents, block, devices[0].platform)
-    points = points_of(series, 0, dimensions.points, dtype)
-    points = jax.tree.map(lambda leaf: leaf[: dimensions.points], points)
-    targets = _held(points)
-    size = jnp.asarray(agents, dtype)
-    surveys: tuple[Survey, ...] = parts.policy.surveys  # type: ignore[attr-defined]
-    passes = len(surveys) + 1
+    parts: Parts
+    series: Series
+    dimensions: Dimensions
+    choice: Record
+    plan: Cut
+    devices: Sequence[Any]
+    dtype: str
+    best_readout: bool
+    keep_costs: bool
+
+    @functools.cached_property
+    def points(self) -> Point:
+        """The whole series."""
+        length = self.dimensions.points
+        points = points_of(self.series, 0, length, self.dtype)
+        return jax.tree.map(lambda leaf: leaf[:length], points)
+
+    @property
+    def surveys(self) -> tuple[Survey, ...]:
+        """What the policy asks of the population."""
+        asked: tuple[Survey, ...] = self.parts.policy.surveys  # type: ignore[attr-defined]
+        return asked
+
+    def arguments(self, told: tuple[Tree, ...], *more: Tree) -> tuple[Tree, ...]:
+        """Return what a call is given, but for its blocks; `told` by the surveys so far."""
+        agents = jnp.uint32(self.plan.agents)
+        return (self.parts, dataclasses.replace(self.points, told=told), agents, *more)
+
+    def chosen(self) -> tuple[Array, Scalar]:
+        """Return what the last pass is given beside: the recorded agents, who has diverged."""
+        lost = diverging(np.asarray(self.series.targets))
+        return jnp.asarray(self.choice.agents, jnp.int32), lost
+
+    def look(self, number: int) -> functools.partial[Tree]:
+        """Return what a pass for a survey calls."""
+        return functools.partial(
+            _survey, number=number, dimensions=self.dimensions, shape=self.plan.shape
+        )
+
+    def live(self) -> functools.partial[Tree]:
+        """Return what the last pass calls."""
+        return functools.partial(
+            _live,
+            dimensions=self.dimensions,
+            shape=self.plan.shape,
+            fields=self.choice.fields,
+            best_readout=self.best_readout,
+            keep_costs=self.keep_costs,
+        )
+
+
+def run_stream(stream: Stream, on_call: Callable[[int, int], None] | None) -> Streamed:
+    """Run all blocks through all time; exact, O(n N) for every pass: one, and one per survey."""
+    plan, dimensions, choice = stream.plan, stream.dimensions, stream.choice
+    targets = _held(stream.points)
+    size = jnp.asarray(plan.agents, stream.dtype)
+    passes = len(stream.surveys) + 1
     told: tuple[Tree, ...] = ()
 
     def calls(number: int, run: Callable[..., Tree], *arguments: Tree) -> Iterator[Tree]:
-        for done, found in enumerate(deal(run, plan, devices, (parts, *arguments)), 1):
+        every = stream.arguments(told, *arguments)
+        for done, found in enumerate(deal(run, plan, stream.devices, every), 1):
             yield found
             if on_call is not None:
                 on_call(number * plan.calls + done, passes * plan.calls)
 
-    cutting = {"dimensions": dimensions, "plan": plan}
-    for number in range(len(surveys)):
-        look = functools.partial(_survey, number=number, **cutting)
+    for number, survey in enumerate(stream.surveys):
         total = Sums()
-        for found in calls(number, look, dataclasses.replace(points, told=told)):
+        for found in calls(number, stream.look(number)):
             total.add(found)
-        met = _meet(surveys[number], total.result(dtype), targets, size, dimensions=dimensions)
+        met = _meet(survey, total.result(stream.dtype), targets, size, dimensions=dimensions)
         told = (*told, met)
 
-    server: MixtureSurvey = parts.mixture.survey  # type: ignore[attr-defined]
-    live = functools.partial(
-        _live,
-        fields=choice.fields,
-        best_readout=best_readout,
-        keep_costs=keep_costs,
-        **cutting,
-    )
     total, tallies, costs, status, steps = Sums(), [], [], 0, 0
-    chosen = jnp.asarray(choice.agents, jnp.int32)
-    lost = diverging(np.asarray(series.targets))
-    for found in calls(passes - 1, live, dataclasses.replace(points, told=told), chosen, lost):
+    for found in calls(passes - 1, stream.live(), *stream.chosen()):
         total.add(found.shares)
         tallies.append(joined(_each(found.tally)))
         status |= int(np.bitwise_or.reduce(found.status))
         steps = int(found.steps[0])
-        if keep_costs:
+        if stream.keep_costs:
             costs.append(found.costs.reshape(-1))
-    shares = total.result(dtype)
+    shares = total.result(stream.dtype)
+    server: MixtureSurvey = stream.parts.mixture.survey  # type: ignore[attr-defined]
     outputs = _meet(server, shares["server"], targets, size, dimensions=dimensions)
     outputs = np.concatenate([np.asarray(targets.target[:1]), np.asarray(outputs)])
     return Streamed(
@@ -153,10 +180,41 @@ def run_stream(
         forecast=outputs[-1],
         tally=joined(tallies),
         steps=steps,
-        costs=np.concatenate(costs)[:agents] if keep_costs else None,
+        costs=np.concatenate(costs)[: plan.agents] if stream.keep_costs else None,
         recorded={name: np.asarray(shares[name]) for name in choice.fields},
         status=status,
     )
+
+
+def stream_bytes(stream: Stream) -> int:
+    """Return the bytes that a device holds in a run; compiles it for the first of them.
+
+    On CPU the devices share the machine's memory: each of them needs as much.
+    """
+    device = next(one for one in stream.devices if one.process_index == jax.process_index())
+    size, targets = jnp.asarray(stream.plan.agents, stream.dtype), _held(stream.points)
+    firsts = jax.device_put(stream.plan.firsts(0), device)
+    told: tuple[Tree, ...] = ()
+    most = 0
+
+    def there(leaf: Any) -> Any:
+        # What was computed is known by its shape alone; the rest goes where a run puts it.
+        if not isinstance(leaf, jax.ShapeDtypeStruct):
+            return jax.device_put(leaf, device)
+        sharding = jax.sharding.SingleDeviceSharding(device)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    for number, survey in enumerate(stream.surveys):
+        look, arguments = stream.look(number), jax.tree.map(there, stream.arguments(told))
+        most = max(most, bytes_of(_survey.lower(*arguments, firsts, **look.keywords)))
+        found = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),
+            jax.eval_shape(look, *arguments, firsts),
+        )
+        meet = functools.partial(_meet, dimensions=stream.dimensions)
+        told = (*told, jax.eval_shape(meet, survey, found, targets, size))
+    live, arguments = stream.live(), jax.tree.map(there, stream.arguments(told, *stream.chosen()))
+    return max(most, bytes_of(_live.lower(*arguments, firsts, **live.keywords)))
 
 
 def _held(points: Point) -> Sight:
@@ -194,31 +252,32 @@ def _meet(
     return answers
 
 
-@functools.partial(jax.jit, static_argnames=("number", "dimensions", "plan"))
+@functools.partial(jax.jit, static_argnames=("number", "dimensions", "shape"))
 def _survey(
     parts: Parts,
     points: Point,
+    agents: Array,
     firsts: Array,
     *,
     number: int,
     dimensions: Dimensions,
-    plan: Cut,
+    shape: Blocks,
 ) -> Tree:
     """Let the blocks of a call look, for one survey, at all steps; return their shares."""
     survey = parts.policy.surveys[number]  # type: ignore[attr-defined]
     dtype = points.target.dtype
 
     def one(first: Array) -> Tree:
-        index, population = members(plan, first, dtype)
-        agents = Agents(index=index, key=parts.key)
-        parameters = parts.encoder.parameters(agents, dimensions, dtype)
-        nobody = jnp.zeros((dimensions.outputs, plan.size), dtype)
+        index, population = members(shape, agents, first, dtype)
+        block = Agents(index=index, key=parts.key)
+        parameters = parts.encoder.parameters(block, dimensions, dtype)
+        nobody = jnp.zeros((dimensions.outputs, shape.size), dtype)
 
         def body(carry: Tree, point: Point) -> tuple[Tree, Tree]:
             step, target, encoder_state, state = carry
             target = jnp.where(point.known, point.target, target)
             encoder_state, features = parts.encoder.encode(
-                parameters, encoder_state, agents, point.inputs, step
+                parameters, encoder_state, block, point.inputs, step
             )
             observation = Observation(
                 step=step,
@@ -236,8 +295,8 @@ def _survey(
         start = (
             jnp.int32(0),
             points.target[0],
-            parts.encoder.init(parameters, agents, dimensions, dtype),
-            survey.init(dimensions, plan.size, dtype),
+            parts.encoder.init(parameters, block, dimensions, dtype),
+            survey.init(dimensions, shape.size, dtype),
         )
         found: Tree = lax.scan(body, start, points)[1]
         return found
@@ -278,17 +337,18 @@ class Found(NamedTuple):
 
 @functools.partial(
     jax.jit,
-    static_argnames=("dimensions", "plan", "fields", "best_readout", "keep_costs"),
+    static_argnames=("dimensions", "shape", "fields", "best_readout", "keep_costs"),
 )
 def _live(
     parts: Parts,
     points: Point,
+    agents: Array,
     chosen: Array,
     lost: Scalar,
     firsts: Array,
     *,
     dimensions: Dimensions,
-    plan: Cut,
+    shape: Blocks,
     fields: tuple[Field, ...],
     best_readout: bool,
     keep_costs: bool,
@@ -298,7 +358,7 @@ def _live(
     handed = Handed(parts.mixture.survey)  # type: ignore[attr-defined]
 
     def one(first: Array) -> Found:
-        index, population = members(plan, first, dtype)
+        index, population = members(shape, agents, first, dtype)
         program, state = begin(
             parts.encoder,
             parts.policy,

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from memoa_jax.arithmetic import computed_once
-from memoa_jax.linalg import applied, is_singular, matmul, smallest_pivot, solve_lanes, solve_spd
+from memoa_jax.linalg import (
+    applied,
+    is_singular,
+    matmul,
+    smallest_pivot,
+    solve_lanes,
+    solve_positive_lanes,
+    solve_spd,
+)
 from memoa_jax.regression import NormalEquations
 
 
@@ -105,3 +113,18 @@ def test_controls_are_applied_and_small_systems_need_no_library():
     minors = [np.linalg.det(np.moveaxis(matrix[:a, :a], -1, 0)) for a in (1, 2, 3)]
     pivots = np.stack([minors[0], minors[1] / minors[0], minors[2] / minors[1]])
     np.testing.assert_allclose(smallest_pivot(lanes), pivots.min(axis=0), rtol=1e-9)
+
+
+def test_rounding_below_zero_leaves_a_finite_solution():
+    """A rank-one Gram of large features, whose ridge float32 cannot see."""
+    rng = np.random.default_rng(1)
+    features = jnp.asarray(1e4 * rng.normal(size=(6, 4001)), jnp.float32)
+    lanes = [[features[a] * features[b] for b in range(a + 1)] for a in range(6)]
+    lanes = [
+        [x + (1e-3 if a == b else 0) for b, x in enumerate(row)] for a, row in enumerate(lanes)
+    ]
+    response = jnp.float32(3.0)
+    solution = solve_positive_lanes(lanes, [f * response for f in features])
+    fitted = sum(x * f for x, f in zip(solution, features, strict=True))
+    assert np.isfinite(np.stack(solution)).all()
+    np.testing.assert_allclose(fitted, 3.0, rtol=1e-2)

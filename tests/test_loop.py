@@ -14,8 +14,9 @@ from memoa_jax.game import GameCost
 from memoa_jax.mixture import ridge_mixture
 from memoa_jax.policies import centralized, decentralized, greedy
 from memoa_jax.recording import Record
+from memoa_jax.resident import _run_in_place
 from memoa_jax.series import make_series
-from memoa_jax.simulate import _run_in_place, simulate
+from memoa_jax.simulate import simulate
 
 REFERENCE = json.loads((pathlib.Path(__file__).parent / "reference/online_loop.json").read_text())
 FIELDS = ("prediction", "control", "features", "weights")
