@@ -48,13 +48,26 @@ class Case:
     """A policy that is measured: a name of `POLICIES`, and the sizes that its step depends on.
 
     `horizon` is T of the hindsight games (decentralized: with feedback; offline: without),
-    `window` W of greedy, `features` p.
+    `window` W of greedy, `features` p. With `bursts` the series is a hundred times as large in
+    every 250th row and the two after it.
     """
 
     policy: str
     horizon: int = 5
     window: int = work.WINDOW
     features: int = work.FEATURES
+    bursts: bool = False
+
+    def series(self, points: int) -> Series:
+        """Return the series of a number of rows that is lived through."""
+        from memoa_jax import series
+
+        plain = series.brownian(points - 1)
+        if not self.bursts:
+            return plain
+        row = np.arange(points)
+        large = np.where((row > 3) & (row % 250 < 3), 100.0, 1.0)[:, None]
+        return series.make_series(large * plain.inputs, large * plain.targets, "bursts")
 
     @property
     def label(self) -> str:
@@ -92,7 +105,7 @@ class Case:
         import memoa_jax
 
         return memoa_jax.simulate(
-            series_of(points),
+            self.series(points),
             memoa_jax.random_features(self.features, work.NOISE),
             self.make(),
             memoa_jax.ridge_mixture(work.KAPPA, work.ETA),
@@ -116,8 +129,8 @@ class Case:
         """
         import jax
 
-        key, targets = jax.random.key(0), work.targets_of(points - 1).astype(np.float64)[:, None]
-        inputs = oracle.rounded(series_of(points).inputs)
+        key, lived = jax.random.key(0), self.series(points)
+        inputs, targets = oracle.rounded(lived.inputs), oracle.rounded(lived.targets)
         exact = oracle.live(
             oracle.draws_of(np.asarray(sample.agents), key, points, features=self.features),
             inputs,
@@ -156,13 +169,6 @@ class Case:
         )
         before = oracle.Greedy(targets, GREEDY_STEPS, cost.effort)
         return oracle.Hindsight(before, self.horizon, gains, paths=paths)
-
-
-def series_of(points: int) -> Series:
-    """Return the series of a number of rows that everything is measured on."""
-    from memoa_jax import series
-
-    return series.brownian(points - 1)
 
 
 def not_finite(costs: Any) -> int:

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import kernels
 import numpy as np
-from cases import RESIDENT_BYTES, Case, Sample, not_finite, series_of
+from cases import RESIDENT_BYTES, Case, Sample, not_finite
 
 from memoa_jax import random_features, ridge_mixture
 from memoa_jax.draws import seed_words
@@ -79,7 +79,8 @@ def check_products(agents: int, features: int) -> dict[str, Any]:
 
 def count_kernels(case: Mapping[str, Any], agents: int, points: int) -> dict[str, Any]:
     """Compile a chunk of the resident schedule; count what its step launches, and its memory."""
-    one, series = Case(**case), series_of(points)
+    one = Case(**case)
+    series = one.series(points)
     dimensions = Dimensions(points, series.inputs.shape[1], series.targets.shape[1], one.features)
 
     def prepare(key: jax.Array) -> Any:
