@@ -17,15 +17,15 @@ from jax import lax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from memoa_jax.arithmetic import computed_once, in_order
+from memoa_jax.arithmetic import in_order
 from memoa_jax.loop import Info, Point, Program, State, begin, run_chunk
 from memoa_jax.recording import Field
 from memoa_jax.types import Array, Dimensions, Population, Tree
 
 AXIS = "agents"
 """The axis of a mesh along which agents are spread."""
-LARGEST_GRAIN = 2048
-SMALLEST_GRAIN = 64
+GRAIN = 128
+"""Neighbours whose sum is taken first: a power of two, and whole vectors of any machine."""
 
 
 class Shards(NamedTuple):
@@ -60,17 +60,14 @@ def spread(mesh: Mesh, agents: int, *, reproducible: bool) -> Shards:
     Example:
       >>> mesh = jax.make_mesh((1,), ("agents",))
       >>> spread(mesh, 1000, reproducible=True)[1:]
-      (1000, 1024, 64)
+      (1000, 1024, 128)
     """
     if AXIS not in mesh.axis_names:
         raise ValueError(
             f"simulate: mesh has the axes {', '.join(map(repr, mesh.axis_names)) or '(none)'}: "
             f"allowed is a jax.sharding.Mesh with an axis {AXIS!r}"
         )
-    grain = None
-    if reproducible:
-        # A power of two of the population alone: about 64 groups, so that few places are empty.
-        grain = min(max(1 << (agents // 64).bit_length(), SMALLEST_GRAIN), LARGEST_GRAIN)
+    grain = GRAIN if reproducible else None
     unit = grain or 1
     return Shards(mesh, agents, -(-agents // (unit * int(mesh.shape[AXIS]))) * unit, grain)
 
@@ -137,8 +134,7 @@ def _widest(largest: Array) -> Array:
 
 def _summed_in_order(parts: Array) -> Array:
     gathered = lax.all_gather(parts, AXIS, axis=parts.ndim - 1, tiled=True)
-    # Kept apart from what is made of it: fused with that, it may be rounded otherwise.
-    return computed_once(in_order(gathered))
+    return in_order(gathered)
 
 
 def begin_sharded(parts: tuple[Tree, ...], *, layout: Layout, size: Size) -> tuple[Program, State]:

@@ -13,8 +13,12 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
+from memoa_jax.arithmetic import computed_once
 from memoa_jax.linalg import UNROLLED_FEATURES, solve_library, solve_positive_lanes
 from memoa_jax.types import Array, Scalar, record
+
+CACHED_AGENTS = 8192
+"""Agents whose elimination fits a core's cache."""
 
 
 @record
@@ -89,15 +93,13 @@ class NormalEquations:
         p = len(self.gram)
         ridge = jnp.asarray(ridge, self.moment.dtype)
         if p <= UNROLLED_FEATURES:
-            matrix = [
-                [row[b] + ridge if a == b else row[b] for b in range(a + 1)]
-                for a, row in enumerate(self.gram)
-            ]
             # Its gradient solves a second system, instead of going through the elimination.
             solution: Array = lax.custom_linear_solve(
                 lambda x: self.multiply(x) + jnp.broadcast_to(ridge, x.shape[-1:])[None] * x,
                 self.moment,
-                solve=lambda _, right: jnp.stack(solve_positive_lanes(matrix, list(right))),
+                solve=lambda _, right: lax.platform_dependent(
+                    self.gram, ridge, right, cpu=_eliminate_in_cache, default=_eliminate
+                ),
                 symmetric=True,
             )
             return solution
@@ -121,6 +123,37 @@ class NormalEquations:
     def trace(self) -> Array:
         """Return every agent's sum of squared features, [N]."""
         return _total([row[a] for a, row in enumerate(self.gram)])
+
+
+def _eliminate(gram: tuple[Array, ...], ridge: Array, right: Array) -> Array:
+    """Solve for all agents at once, [p, N]."""
+    matrix = [
+        [row[b] + ridge if a == b else row[b] for b in range(a + 1)] for a, row in enumerate(gram)
+    ]
+    return jnp.stack(solve_positive_lanes(matrix, list(right)))
+
+
+def _eliminate_in_cache(gram: tuple[Array, ...], ridge: Array, right: Array) -> Array:
+    """Solve for some thousand agents after the other: what lies between stays in the cache.
+
+    For a million agents on CPU a quarter of the whole step's time is saved.
+    """
+    count = right.shape[-1]
+    if count < 4 * CACHED_AGENTS:
+        return _eliminate(gram, ridge, right)
+
+    def body(number: Array, solved: Array) -> Array:
+        # The last block overlaps the one before it, and finds the same.
+        start = jnp.minimum(number * CACHED_AGENTS, count - CACHED_AGENTS)
+
+        def cut(lanes: Array) -> Array:
+            # Read in place by all that follows, a moving slice would be slow.
+            return computed_once(lax.dynamic_slice_in_dim(lanes, start, CACHED_AGENTS, axis=-1))
+
+        found = _eliminate(tuple(map(cut, gram)), cut(ridge) if ridge.ndim else ridge, cut(right))
+        return lax.dynamic_update_slice_in_dim(solved, computed_once(found), start, axis=-1)
+
+    return lax.fori_loop(0, -(-count // CACHED_AGENTS), body, jnp.zeros_like(right))
 
 
 def _total(terms: list[Array]) -> Array:

@@ -115,9 +115,9 @@ def simulate(
         (`jax.distributed`), each of which calls this and is given the whole result. Default for
         a resident run one device, for a stream all, to which it deals its blocks.
       reproducible: of a resident run, take every sum over agents in an order that depends on N
-        alone: every agent's life, the mean field and the output of a ridge or uniform server are
-        then the same bits on any number of devices. Else, as for other servers, they agree up to
-        the rounding of sums over N. A stream always is reproducible.
+        alone: every agent's life and the mean field are then the same bits on any number of
+        devices, and what the server makes of them is the same up to rounding. Else all of it is
+        the same up to the rounding of sums over N. A stream is always the same bits.
       keep_costs: whether to return every agent's cost; default True for a resident run.
 
     Returns:

@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar, dataclass_transform
 import jax
 import jax.numpy as jnp
 
-from memoa_jax.arithmetic import computed_once, in_order
+from memoa_jax.arithmetic import computed_once, halved, in_order
 
 Array = jax.Array
 Scalar = jax.Array | float
@@ -172,7 +172,8 @@ class Population:
 
     def total(self, values: Array) -> Array:
         """Sum a block's ``[..., N]`` array over all agents of the population."""
-        return self.combine(jnp.sum(self._parted(values), axis=-1))
+        parted = self._parted(values)
+        return self.combine(jnp.sum(parted, axis=-1) if self.grain is None else halved(parted))
 
     def mean(self, values: Array) -> Array:
         """Average a block's ``[..., N]`` array over all agents of the population."""
@@ -189,17 +190,13 @@ class Population:
 
     def products(self, left: Array, right: Array) -> Array:
         """Return sum_i left_i right_i' over all agents, [m, r], for ``[m, N]`` and ``[r, N]``."""
-        if left.shape[0] * right.shape[0] < 4:
+        if left.shape[0] * right.shape[0] < 4 or self.grain is not None:
             return self.total(left[:, None] * right[None])
         # As a matrix product: ten times faster than summing the m r products one by one. Not
         # so for a single one, which the library adds up in one float32 running sum.
-        parts = jnp.einsum(
-            "mbn,rbn->bmr",
-            self._parted(left),
-            self._parted(right),
-            precision=jax.lax.Precision.HIGHEST,
-        )
-        return self.combine(jnp.moveaxis(parts, 0, -1))
+        left = self.only_present(left)
+        product = jnp.matmul(left, right.T, precision=jax.lax.Precision.HIGHEST)
+        return self.combine(product[..., None])
 
 
 @record

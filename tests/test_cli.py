@@ -597,3 +597,26 @@ def test_a_cache_keeps_compiled_programs(tiny, tmp_path, capsys):
     (tmp_path / "file").touch()
     assert main(["run", str(tiny), "--out", "o", "--cache", "file"]) == 2
     assert "--cache file: a file stands in the way" in capsys.readouterr().err
+
+
+def test_too_many_agents_are_refused_before_anything_runs(tiny, tmp_path, capsys):
+    folder = tmp_path / "o"
+    code = main(["run", str(tiny), "--out", str(folder), "--set", "agents=2000000000"])
+    assert code == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "GB are free: allowed is run.schedule" in line or "agents up to about" in line
+    assert "Traceback" not in line
+    assert not any(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--set", "run.devices=4096"], "run.devices = 4096: allowed is 1.."),
+        (["--distributed", "here"], "--distributed here: allowed is HOST:PORT,COUNT,INDEX"),
+        (["--distributed", "localhost:1,2,2"], "allowed is HOST:PORT,COUNT,INDEX with INDEX"),
+    ],
+)
+def test_devices_and_processes_that_are_not_there_are_one_line(tiny, tmp_path, capsys, words, told):
+    assert main(["run", str(tiny), "--out", str(tmp_path / "o"), *words]) == 2
+    assert told in capsys.readouterr().err.splitlines()[-1]
