@@ -3,7 +3,8 @@
 The gains of a game come from the moments of everybody's features, and with feedback the agents
 go by the realised mean field of their replays. Both are found here from the draws, for as many
 agents as one likes, and nothing but the draws comes from the package: moments of float32
-features, in blocks joined in float64; gains by the limit's Riccati recursion in float64 NumPy;
+features, summed in float64 (a burst makes features alike, and the gains depend on how they
+differ); gains by the limit's Riccati recursion in float64 NumPy;
 mean fields from how the replayed states answer to them, which is affine:
 
     Y_{s+1} = (1 - Z own_s) Y_s - Z (common_s mbar_s + offset_s),    mbar_s = mean of Y_s
@@ -67,8 +68,9 @@ def told(
     crowd = functools.partial(_blocks, agents, key, inputs, features, noise)
     mean, second = np.zeros((len(y), features)), np.zeros((len(y), features, features))
     for block, _ in crowd():
-        mean += np.asarray(jnp.sum(block, axis=-1), np.float64)
-        second += np.asarray(_products(block), np.float64)
+        with jax.enable_x64(True):
+            sums, products = _sums(block)
+            mean, second = mean + np.asarray(sums), second + np.asarray(products)
     mean, second = mean[:, None] / agents, second[:, None, None] / agents
     gains = {}
     for t in games:
@@ -162,9 +164,10 @@ def _features(
 
 
 @jax.jit
-def _products(features: jax.Array) -> jax.Array:
-    """Return the sums of Z'Z over a block, [n, p, p]."""
-    return jnp.einsum("tpi,tqi->tpq", features, features, precision=jax.lax.Precision.HIGHEST)
+def _sums(features: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the float64 sums of Z and of Z'Z over a block, [n, p] and [n, p, p]."""
+    exact = features.astype(jnp.float64)
+    return jnp.sum(exact, axis=-1), jnp.einsum("tpi,tqi->tpq", exact, exact)
 
 
 def _paths(

@@ -15,8 +15,9 @@ from jax import lax
 
 from memoa_jax.game import FeatureMoments, GameCost
 from memoa_jax.information import Information, offline_gains
-from memoa_jax.memory import History, Window, population_moments
+from memoa_jax.memory import History, Reflected, Window
 from memoa_jax.nash import FeedbackGains, solve_nash
+from memoa_jax.reflection import reflect
 from memoa_jax.types import (
     Action,
     Array,
@@ -24,6 +25,7 @@ from memoa_jax.types import (
     Observation,
     Population,
     Sight,
+    Spread,
     Status,
     Survey,
     record,
@@ -90,8 +92,8 @@ class HindsightGame:
         window, step = state.window.complete(observation), observation.step
         history, path = state.history, None
         if observation.told is None:
-            moments = population_moments(observation.features, observation.population)
-            history, plan = settle(self, history, moments, observation.sight)
+            begun = Reflected.of(observation.features, observation.population)
+            history, plan = settle(self, history, begun, observation.sight)
         else:
             plan, *paths = observation.told
             path = paths[0] if paths else None
@@ -108,7 +110,7 @@ class HindsightGame:
 
 
 def settle(
-    policy: HindsightGame, history: History, begun: FeatureMoments, sight: Sight
+    policy: HindsightGame, history: History, begun: Reflected, sight: Sight
 ) -> tuple[History, Plan]:
     """Enter the last step into the history and solve the game when it is to be played.
 
@@ -127,7 +129,8 @@ def settle(
         & history.origins_known[slots[0]]
     )
     start = history.origins[slots[0]]
-    moments = FeatureMoments(mean=history.mean[slots], second=history.second[slots])
+    lived = jax.tree.map(lambda ring: ring[slots], history.features)
+    moments, back = lived.moments, jax.vmap(lambda rows, axis: reflect(rows, axis[:, None], 0))
 
     def solve() -> tuple[FeedbackGains, Array]:
         size = sight.size if policy.finite else None
@@ -135,14 +138,20 @@ def settle(
         gains = equilibrium.gains
         if policy.information == "offline":
             gains = offline_gains(moments, gains, start)
-        return gains, equilibrium.status
+        # The game is the same in any basis of features, and its gains are of the features' own.
+        return FeedbackGains(
+            own=back(gains.own, lived.axis),
+            mean=back(gains.mean, lived.axis),
+            offset=reflect(gains.offset, lived.axis),
+        ), equilibrium.status
 
     def nothing() -> tuple[FeedbackGains, Array]:
         shapes = jax.eval_shape(solve)
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
     gains, status = lax.cond(played, solve, nothing)
-    return history, Plan(played=played, start=start, gains=gains, mean=moments.mean, status=status)
+    mean = reflect(moments.mean, lived.axis[:, None])
+    return history, Plan(played=played, start=start, gains=gains, mean=mean, status=status)
 
 
 def _slots(policy: HindsightGame, step: Array) -> Array:
@@ -269,17 +278,26 @@ class MomentsSurvey:
         """Return nothing: the features of the step are all it takes."""
         return ()
 
-    def look(self, state: tuple[()], observation: Observation) -> tuple[tuple[()], FeatureMoments]:
-        """Average the block's features and their products."""
-        return state, population_moments(observation.features, observation.population)
+    def look(self, state: tuple[()], observation: Observation) -> tuple[tuple[()], Spread]:
+        """Return the spread of the block's features."""
+        features = observation.features
+        flat = features.reshape(-1, features.shape[-1])
+        return state, Spread.of(flat, observation.population, reflected=True)
 
     def begin(self, dimensions: Dimensions, dtype: Any) -> History:
         """Return an empty history."""
         return History.empty(self.policy.length, dimensions, dtype)
 
-    def meet(self, common: History, found: FeatureMoments, sight: Sight) -> tuple[History, Plan]:
+    def meet(self, common: History, found: Spread, sight: Sight) -> tuple[History, Plan]:
         """Solve the game."""
-        return settle(self.policy, common, found, sight)
+        d, p = common.pending.moments.mean.shape
+        second = found.scatter / sight.size + found.mean[:, None] * found.mean[None]
+        moments = FeatureMoments(
+            mean=found.mean.reshape(d, p), second=jnp.moveaxis(second.reshape(d, p, d, p), 2, 1)
+        )
+        # In float64, reflected back when the blocks were joined.
+        begun = Reflected(moments, axis=jnp.zeros_like(moments.mean[0]))
+        return settle(self.policy, common, begun, sight)
 
 
 @record

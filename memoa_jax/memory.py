@@ -6,11 +6,15 @@ at the start of the next one; until then it waits. Agents are the last axis.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
+from memoa_jax.arithmetic import computed_once
 from memoa_jax.game import FeatureMoments
+from memoa_jax.reflection import axis_of, reflect
 from memoa_jax.types import Array, Dimensions, Observation, Population, Sight, record
 
 
@@ -65,22 +69,40 @@ class Window:
 
 
 @record
+class Reflected:
+    """The moments of features that were reflected about `axis` [p]; see `memoa_jax.reflection`."""
+
+    moments: FeatureMoments
+    axis: Array
+
+    @classmethod
+    def of(cls, features: Array, population: Population) -> Reflected:
+        """Return those of the population's realised features [d, p, N]."""
+        d, p, count = features.shape
+        axis = axis_of(jnp.sum(population.mean(features), axis=0))
+        features = computed_once(reflect(features, axis[None, :, None], -2))
+        flat = features.reshape(d * p, count)
+        products = population.products(flat, flat) / population.size
+        second = jnp.moveaxis(products.reshape(d, p, d, p), 2, 1)
+        return cls(FeatureMoments(population.mean(features), second), axis)
+
+
+@record
 class History:
     """What the population as a whole went through in the last L steps; rings like `Window`.
 
-    `mean` [L, d, p] and `second` [L, d, d, p, p] are the moments of the realised features of
-    step s, `origins` [L, d] is y_s and `targets` [L, d] is y_{s+1}; `origins_known` and
-    `targets_known` [L] say whether they were observed. The step in progress waits: its moments
-    `pending`, y_t in `last` and its flag in `last_known`.
+    `features`, leaves [L, ...], are the moments of the realised features of step s, `origins`
+    [L, d] is y_s and `targets` [L, d] is y_{s+1}; `origins_known` and `targets_known` [L] say
+    whether they were observed. The step in progress waits: its moments `pending`, y_t in `last`
+    and its flag in `last_known`.
     """
 
-    mean: Array
-    second: Array
+    features: Reflected
     origins: Array
     targets: Array
     origins_known: Array
     targets_known: Array
-    pending: FeatureMoments
+    pending: Reflected
     last: Array
     last_known: Array
 
@@ -88,30 +110,31 @@ class History:
     def empty(cls, length: int, dimensions: Dimensions, dtype: Any) -> History:
         """Return a history in which nothing has happened."""
         d, p = dimensions.outputs, dimensions.features
+        none = FeatureMoments(jnp.zeros((d, p), dtype), jnp.zeros((d, d, p, p), dtype))
+        pending = Reflected(none, jnp.zeros((p,), dtype))
         return cls(
-            mean=jnp.zeros((length, d, p), dtype),
-            second=jnp.zeros((length, d, d, p, p), dtype),
+            features=jax.tree.map(lambda leaf: jnp.stack([leaf] * length), pending),
             origins=jnp.zeros((length, d), dtype),
             targets=jnp.zeros((length, d), dtype),
             origins_known=jnp.zeros((length,), bool),
             targets_known=jnp.zeros((length,), bool),
-            pending=FeatureMoments(jnp.zeros((d, p), dtype), jnp.zeros((d, d, p, p), dtype)),
+            pending=pending,
             last=jnp.zeros((d,), dtype),
             last_known=jnp.zeros((), bool),
         )
 
-    def complete(self, sight: Sight, begun: FeatureMoments) -> History:
+    def complete(self, sight: Sight, begun: Reflected) -> History:
         """Enter the step in progress, whose target has now been seen; begin that of `begun`.
 
         Args:
           sight: of the step that begins.
           begun: its realised moments, over the agents that are present.
         """
-        slot = (sight.step - 1) % self.mean.shape[0]
+        slot = (sight.step - 1) % self.origins.shape[0]
         seen = sight.known & (sight.step > 0)
+        enter = functools.partial(jax.tree.map, lambda ring, new: ring.at[slot].set(new))
         return History(
-            mean=self.mean.at[slot].set(self.pending.mean),
-            second=self.second.at[slot].set(self.pending.second),
+            features=enter(self.features, self.pending),
             origins=self.origins.at[slot].set(self.last),
             targets=self.targets.at[slot].set(sight.target),
             origins_known=self.origins_known.at[slot].set(self.last_known),
@@ -120,14 +143,3 @@ class History:
             last=sight.target,
             last_known=sight.known,
         )
-
-
-def population_moments(features: Array, population: Population) -> FeatureMoments:
-    """Return the population's mean and second moments of realised features [d, p, N]."""
-    d, p, count = features.shape
-    flat = features.reshape(d * p, count)
-    products = population.products(flat, flat) / population.size
-    return FeatureMoments(
-        mean=population.mean(features),
-        second=jnp.moveaxis(products.reshape(d, p, d, p), 2, 1),
-    )

@@ -142,9 +142,7 @@ class Stream:
 
 def run_stream(stream: Stream, on_call: Callable[[int, int], None] | None) -> Streamed:
     """Run all blocks through all time; exact, O(n N) for every pass: one, and one per survey."""
-    plan, dimensions, choice = stream.plan, stream.dimensions, stream.choice
-    targets = _held(stream.points)
-    size = jnp.asarray(plan.agents, stream.dtype)
+    plan, choice = stream.plan, stream.choice
     passes = len(stream.surveys) + 1
     told: tuple[Tree, ...] = ()
 
@@ -159,8 +157,7 @@ def run_stream(stream: Stream, on_call: Callable[[int, int], None] | None) -> St
         total = Sums()
         for found in calls(number, stream.look(number)):
             total.add(found)
-        met = _meet(survey, total.result(stream.dtype), targets, size, dimensions=dimensions)
-        told = (*told, met)
+        told = (*told, _answers(stream, survey, total.result()))
 
     total, tallies, costs, status, steps = Sums(), [], [], 0, 0
     for found in calls(passes - 1, stream.live(), *stream.chosen()):
@@ -170,18 +167,19 @@ def run_stream(stream: Stream, on_call: Callable[[int, int], None] | None) -> St
         steps = int(found.steps[0])
         if stream.keep_costs:
             costs.append(found.costs.reshape(-1))
-    shares = total.result(stream.dtype)
+    shares = total.result()
     server: MixtureSurvey = stream.parts.mixture.survey  # type: ignore[attr-defined]
-    outputs = _meet(server, shares["server"], targets, size, dimensions=dimensions)
-    outputs = np.concatenate([np.asarray(targets.target[:1]), np.asarray(outputs)])
+    outputs = np.asarray(_answers(stream, server, shares.pop("server")))
+    outputs = np.concatenate([np.asarray(stream.points.target[:1]), outputs])
+    shares = {name: share.astype(stream.dtype) for name, share in shares.items()}
     return Streamed(
         server=outputs[:-1],
-        mean_field=np.asarray(shares["mean_field"]),
+        mean_field=shares["mean_field"],
         forecast=outputs[-1],
         tally=joined(tallies),
         steps=steps,
         costs=np.concatenate(costs)[: plan.agents] if stream.keep_costs else None,
-        recorded={name: np.asarray(shares[name]) for name in choice.fields},
+        recorded={name: shares[name] for name in choice.fields},
         status=status,
     )
 
@@ -215,6 +213,29 @@ def stream_bytes(stream: Stream) -> int:
         told = (*told, jax.eval_shape(meet, survey, found, targets, size))
     live, arguments = stream.live(), jax.tree.map(there, stream.arguments(told, *stream.chosen()))
     return max(most, bytes_of(_live.lower(*arguments, firsts, **live.keywords)))
+
+
+def _answers(stream: Stream, survey: Survey | MixtureSurvey, found: Tree) -> Tree:
+    """Turn what a pass found, float64 [n, ...], into the answers for every step, in the dtype.
+
+    In float64 throughout: sums that bursts have made large leave a float32 recursion, of a game
+    or of a regression, too few digits, and once for the whole population it costs nothing.
+    """
+
+    def wide(leaf: Any) -> Any:
+        leaf = np.asarray(leaf)
+        return leaf.astype(np.float64) if np.issubdtype(leaf.dtype, np.floating) else leaf
+
+    with jax.enable_x64(True):
+        sights, size = _held(stream.points), np.float64(stream.plan.agents)
+        arguments = jax.tree.map(wide, (survey, found, sights, size))
+        answers = _meet(*arguments, dimensions=stream.dimensions)
+
+    def narrow(leaf: Array) -> np.ndarray:
+        there = np.asarray(leaf)
+        return there.astype(stream.dtype) if np.issubdtype(there.dtype, np.floating) else there
+
+    return jax.tree.map(narrow, answers)
 
 
 def _held(points: Point) -> Sight:

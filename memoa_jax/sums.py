@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from memoa_jax.reflection import reflect
 from memoa_jax.types import Spread, Tree
 
 
@@ -32,10 +32,9 @@ class Sums:
             ]
         self._leaves = leaves
 
-    def result(self, dtype: str) -> Tree:
-        """Return the sums over all blocks entered."""
-        whole = jax.tree.unflatten(self._structure, self._leaves)
-        return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), whole)
+    def result(self) -> Tree:
+        """Return the sums over all blocks entered, NumPy float64."""
+        return jax.tree.unflatten(self._structure, self._leaves)
 
 
 def _is_spread(leaf: Any) -> bool:
@@ -48,12 +47,21 @@ def _stack(*spreads: Spread) -> Spread:
 
 def _join(spreads: Spread) -> Spread:
     """Join the spreads of blocks, leaves [blocks, n, ...], about their common mean."""
-    count, mean, scatter = (
-        np.asarray(leaf, np.float64) for leaf in (spreads.count, spreads.mean, spreads.scatter)
-    )
+    count, mean, scatter = _straight(spreads)
     total = count.sum(axis=0)
     share = (count / np.maximum(total, 1.0))[..., None]
     common = np.sum(share * mean, axis=0)
     apart = mean - common
     between = (count[..., None] * apart)[..., :, None] * apart[..., None, :]
-    return Spread(count=total, mean=common, scatter=np.sum(scatter + between, axis=0))
+    joint = np.sum(scatter + between, axis=0)
+    return Spread(count=total, mean=common, scatter=joint, axis=np.zeros_like(common))
+
+
+def _straight(spreads: Spread) -> list[np.ndarray]:
+    """Return counts, means and scatters in float64, reflected back."""
+    count, mean, scatter, axis = (
+        np.asarray(leaf, np.float64)
+        for leaf in (spreads.count, spreads.mean, spreads.scatter, spreads.axis)
+    )
+    scatter = reflect(reflect(scatter, axis[..., :, None], -2), axis[..., None, :])
+    return [count, reflect(mean, axis), scatter]

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from memoa_jax.arithmetic import computed_once, halved, in_order
+from memoa_jax.reflection import axis_of, reflect
 
 Array = jax.Array
 Scalar = jax.Array | float
@@ -203,15 +204,17 @@ class Population:
 class Spread:
     """Mean [m] and scatter [m, m] of `count` agents' values: sum (v - mean)(v - mean)'.
 
-    Taken about the mean, so nothing large is subtracted; spreads of blocks can be joined.
+    Taken about the mean, so nothing large is subtracted, and of values reflected about `axis` [m]
+    (see `memoa_jax.reflection`; zero: as they are). Spreads of blocks can be joined.
     """
 
     count: Array
     mean: Array
     scatter: Array
+    axis: Array
 
     @classmethod
-    def of(cls, values: Array, population: Population) -> Spread:
+    def of(cls, values: Array, population: Population, *, reflected: bool = False) -> Spread:
         """Return the spread of ``[m, N]`` values over the agents that the block's sums count.
 
         Example:
@@ -220,8 +223,13 @@ class Spread:
         """
         count = population.counted
         mean = population.total(values) / jnp.maximum(count, 1.0)
+        axis = jnp.zeros_like(mean)
+        if reflected:
+            axis = axis_of(mean)
+            values = computed_once(reflect(values, axis[:, None], 0))
+            mean = population.total(values) / jnp.maximum(count, 1.0)
         deviation = values - mean[:, None]
-        return cls(count=count, mean=mean, scatter=population.products(deviation, deviation))
+        return cls(count, mean, population.products(deviation, deviation), axis)
 
 
 @record

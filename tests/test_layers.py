@@ -10,6 +10,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "memoa_jax"
 ORDER = [
     "_version",
     "arithmetic",
+    "reflection",
     "types",
     "arguments",
     "linalg",

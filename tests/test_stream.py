@@ -133,7 +133,7 @@ def test_spreads_and_tallies_of_blocks_join_to_those_of_the_whole():
     for call in np.split(values, 3, axis=1):
         blocks = [Spread.of(b, Population(np.float64(10))) for b in np.split(call, 2, axis=1)]
         sums.add(jax.tree.map(lambda *leaves: np.stack(leaves)[:, None], *blocks))
-    found = sums.result("float64")
+    found = sums.result()
     np.testing.assert_allclose(found.mean[0], whole.mean, rtol=1e-14)
     np.testing.assert_allclose(found.scatter[0], whole.scatter, rtol=1e-9)
     np.testing.assert_allclose(whole.scatter, 59 * np.cov(values), rtol=1e-9)
