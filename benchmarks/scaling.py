@@ -1,11 +1,13 @@
 """How memoa_jax scales: nanoseconds per agent and step, memory and compilation, as N grows.
 
-    python benchmarks/scaling.py --agents 100 10000 1000000 --steps 100
+    python benchmarks/scaling.py --agents 100 10000 1000000 --steps 20
 
-Every measurement has a process of its own: compilation and peak memory are its own. One run
-warms (its time, less a later one's, is the compilation), the others are timed. For 64 random
-agents of every row the costs are recomputed in NumPy float64 from the same draws (`cases`); of a
-large stream they are then asked for in one more run, which no time and no memory is about.
+A run has as many steps as fill a hundred million agent-steps, but no fewer than `--steps` and no
+more than a thousand. Every measurement has a process of its own: compilation and peak memory are
+its own. One run warms (its time, less a later one's, is the compilation), the others are timed.
+For 64 random agents of every row the costs are recomputed in NumPy float64 from the same draws
+(`cases`); of a large stream they are then asked for in one more run, which no time and no memory
+is about.
 Writes `scaling.json` after every row, and a figure where matplotlib is installed.
 """
 
@@ -22,6 +24,9 @@ import work
 from cases import POLICIES, RESIDENT_BYTES, Case, Sample, not_finite
 
 SCHEDULES = ("stream", "resident")
+AGENT_STEPS = 10**8
+"""What a run of a small population is made as long as."""
+MOST_STEPS = 1000
 KEPT_AGENTS = 10**6
 """Up to so many agents a stream's timed runs hand over all costs, 4 bytes each."""
 
@@ -97,7 +102,8 @@ def sweep(options: argparse.Namespace) -> dict[str, Any]:
                 if schedule == "resident" and agents * RESIDENT_BYTES > options.memory * 1e9:
                     continue
                 words = [__file__, "--one", "--policy", name, "--schedule", schedule]
-                words += ["--agents", str(agents), "--steps", str(options.steps)]
+                steps = max(options.steps, min(AGENT_STEPS // agents, MOST_STEPS))
+                words += ["--agents", str(agents), "--steps", str(steps)]
                 words += ["--repeats", str(options.repeats if agents <= 10**7 else 0)]
                 words += ["--checked", str(options.checked)]
                 if options.devices is not None:
@@ -117,7 +123,7 @@ def sweep(options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     parser = harness.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--agents", type=harness.positive, nargs="+", default=[10**2, 10**4, 10**6])
-    parser.add_argument("--steps", type=harness.positive, default=100)
+    parser.add_argument("--steps", type=harness.positive, default=20, help="at least")
     parser.add_argument("--policies", nargs="+", choices=POLICIES, default=list(POLICIES))
     parser.add_argument("--schedules", nargs="+", choices=SCHEDULES, default=list(SCHEDULES))
     parser.add_argument("--repeats", type=int, default=3, help="0: the first run is the time")
