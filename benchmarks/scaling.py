@@ -2,7 +2,7 @@
 
     python benchmarks/scaling.py --agents 100 10000 1000000 --steps 20
 
-A run has as many steps as fill a hundred million agent-steps, but no fewer than `--steps` and no
+A run has as many steps as fill thirty million agent-steps, but no fewer than `--steps` and no
 more than a thousand. Every measurement has a process of its own: compilation and peak memory are
 its own. One run warms (its time, less a later one's, is the compilation), the others are timed.
 For 64 random agents of every row the costs are recomputed in NumPy float64 from the same draws
@@ -24,7 +24,7 @@ import work
 from cases import POLICIES, RESIDENT_BYTES, Case, Sample, not_finite
 
 SCHEDULES = ("stream", "resident")
-AGENT_STEPS = 10**8
+AGENT_STEPS = 3 * 10**7
 """What a run of a small population is made as long as."""
 MOST_STEPS = 1000
 KEPT_AGENTS = 10**6

@@ -18,7 +18,8 @@ from memoa_jax.config_series import SERIES, Boc, Ett, OwnTable, PublicData
 from memoa_jax.config_values import Table, kind_of
 from memoa_jax.game import GameCost
 from memoa_jax.recording import Record
-from memoa_jax.series import SERIES_KINDS, Series
+from memoa_jax.series import SERIES_KINDS
+from memoa_jax.timeseries import Series, part
 from memoa_jax.types import Encoder, Mixture, Participation, Policy
 
 MIXTURE_KINDS: Mapping[str, Callable[..., Mixture]] = {
@@ -51,7 +52,7 @@ def series_file(table: SERIES) -> Path | None:
 
 def series(table: SERIES) -> Series:
     """Build the series of a config, under the name that the config gives it."""
-    keys = _keys(table, "standardise", "published")
+    keys = _keys(table, "standardise", "published", "scored_from")
     if isinstance(table, OwnTable | PublicData):
         keys["path"] = series_file(table)
     if isinstance(table, OwnTable):
@@ -60,6 +61,10 @@ def series(table: SERIES) -> Series:
     if table.standardise:
         wanted = "levels" if table.standardise is True else table.standardise
         built = scaling.standardise(built, wanted)
+    if table.scored_from >= built.num_points:
+        allowed = f"allowed is 1..{built.num_points - 1}, the rows that are predicted"
+        raise ConfigError([f"series.scored_from = {table.scored_from}: {allowed}"])
+    built = part(built, table.scored_from)
     return dataclasses.replace(built, name=table.name) if table.name else built
 
 

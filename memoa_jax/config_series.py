@@ -73,12 +73,14 @@ class SeriesTable(Table):
     """The keys of every series.
 
     `name` labels it in a study; `standardise` is done to its inputs, causally; `published`
-    holds figures (RMSE) that are shown beside a study's results, and do nothing else.
+    holds figures (RMSE) that are shown beside a study's results, and do nothing else. Rows
+    before `scored_from` are lived through and count in no figure.
     """
 
     name: Label | None = None
     standardise: Standardise = False
     published: Figures | None = None
+    scored_from: Count = 1
 
 
 class Periodic(SeriesTable):

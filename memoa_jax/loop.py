@@ -78,12 +78,14 @@ class State:
 class Point:
     """One row of the series as the scan sees it; rows that only fill a chunk are not `real`.
 
+    `known` says whether the target was observed, `scored` whether the row counts in the figures.
     `told` is what surveys of the whole population found for the step (None: there were none).
     """
 
     inputs: Array
     target: Array
     known: Array
+    scored: Array
     real: Array
     told: Tree = None
 
@@ -128,7 +130,8 @@ def advance(program: Program, state: State, point: Point) -> tuple[State, Info]:
     mixture_state, server = program.mixture.mix(state.mixture, observation, prediction)
     totals = state.totals.score(
         error=state.prediction - target[:, None],
-        counted=point.known & (step > 0),
+        scored=point.scored,
+        known=point.known,
         voters=state.present,
         move=target - state.target,
         control=control,
@@ -260,5 +263,6 @@ def points_of(series: Series, start: int, length: int, dtype: str) -> Point:
         inputs=jnp.asarray(np.pad(np.asarray(series.inputs)[start:stop], padding), dtype),
         target=jnp.asarray(np.pad(targets, padding), dtype),
         known=jnp.asarray(np.pad(known, padding[0])),
+        scored=jnp.asarray(np.arange(start, start + size) >= max(series.scored_from, 1)),
         real=jnp.asarray(np.arange(start, start + size) < stop),
     )

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from memoa_jax.timeseries import Series
 from memoa_jax.totals import Tally, root
 from memoa_jax.types import Array, record
 
@@ -100,19 +101,18 @@ def diverging(targets: np.ndarray) -> float:
 
 
 def summarise(
-    tally: Tally, steps: Array, targets: np.ndarray, server: Array, mean_field: Array
+    tally: Tally, steps: Array, series: Series, server: Array, mean_field: Array
 ) -> Summary:
     """Turn what the agents came to and the run's trajectories into its figures; exact, O(n d).
 
     Args:
       tally: of all agents.
       steps: how many were scored.
-      targets: [n, d], NaN where missing.
+      series: n points, and which of them count.
       server: [n, d], row t the server's prediction of y_t.
       mean_field: [n, d], likewise the mean over agents.
     """
-    targets = np.asarray(targets, np.float64)
-    known = np.isfinite(targets).all(axis=1)
+    targets, known = np.asarray(series.targets, np.float64), series.scored
     plain = baselines(targets)
     return _figures(
         tally,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Literal, get_args
 
 import numpy as np
@@ -49,7 +50,7 @@ def standardise(series: Series, inputs: Inputs = "levels") -> Series:
     levels = np.asarray(series.inputs, np.float64)
     moves = np.concatenate([np.zeros_like(levels[:1]), np.diff(levels, axis=0)])
     taken = {"levels": [levels], "moves": [moves], "both": [levels, moves]}[inputs]
-    return Series(_running(np.concatenate(taken, axis=1)), series.targets, series.name)
+    return dataclasses.replace(series, inputs=_running(np.concatenate(taken, axis=1)))
 
 
 def _running(columns: NDArray[np.float64]) -> NDArray[np.float64]:

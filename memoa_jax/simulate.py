@@ -90,7 +90,8 @@ def simulate(
 
     Args:
       series: inputs [n, k] and targets [n, d]; a row with NaN in its target is missing: it
-        gives no error, no regression row and no new weights.
+        gives no error, no regression row and no new weights. `series.scored_from` is the first
+        row that counts in the summary and the costs.
       encoder: makes Z^i_t of x_t.
       policy: chooses beta^i_t and what it is added to.
       mixture: the server.
@@ -158,9 +159,8 @@ def simulate(
         keep_costs=keep_costs,
     )
     record = Record(agents=(), fields=()) if record is None else record
-    targets = np.asarray(series.targets)
     if isinstance(prepared, Stream):
-        return _streamed(run_stream(prepared, on_chunk), record, targets)
+        return _streamed(run_stream(prepared, on_chunk), record, series)
     lived = run_resident(prepared, series, chunk=chunk, on_chunk=on_chunk)
     info = lived.info
     return Result(
@@ -168,7 +168,7 @@ def simulate(
         mean_field=info.mean_field,
         forecast=lived.forecast,
         agent_costs=None if keep_costs is False else lived.costs,
-        summary=summarise(lived.tally, lived.steps, targets, info.server, info.mean_field),
+        summary=summarise(lived.tally, lived.steps, series, info.server, info.mean_field),
         recorded=_kept(record, info.recorded),
         state=lived.state,
         status=lived.status,
@@ -256,7 +256,7 @@ def prepare(
     )
 
 
-def _streamed(found: Streamed, choice: Record, targets: np.ndarray) -> Result:
+def _streamed(found: Streamed, choice: Record, series: Series) -> Result:
     """Bring a stream's results into the shape of a resident run's."""
     server, mean_field = jnp.asarray(found.server), jnp.asarray(found.mean_field)
     tally = jax.tree.map(lambda leaf: jnp.asarray(leaf, server.dtype), found.tally)
@@ -265,7 +265,7 @@ def _streamed(found: Streamed, choice: Record, targets: np.ndarray) -> Result:
         mean_field=mean_field,
         forecast=jnp.asarray(found.forecast),
         agent_costs=found.costs,
-        summary=summarise(tally, jnp.int32(found.steps), targets, server, mean_field),
+        summary=summarise(tally, jnp.int32(found.steps), series, server, mean_field),
         recorded=_kept(choice, found.recorded),
         state=None,
         status=jnp.int32(found.status),

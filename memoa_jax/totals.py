@@ -145,7 +145,8 @@ class AgentTotals:
     def score(
         self,
         error: Array,
-        counted: Array,
+        scored: Array,
+        known: Array,
         voters: Array | None,
         move: Array,
         control: Array,
@@ -155,17 +156,19 @@ class AgentTotals:
 
         Args:
           error: [d, N], prediction minus target.
-          counted: whether the target was observed and the step counts.
+          scored: whether the step is one of those that count.
+          known: whether its target was observed.
           voters: [N], whose predictions count; None for everybody's.
           move: [d], the target minus the one observed before it.
           control: [p, N], chosen in the step now beginning.
           features: [d, p, N], of the step now beginning.
         """
+        counted = scored & known
         by_agent = counted if voters is None else counted & voters
         squared = jnp.where(by_agent, jnp.sum(error**2, axis=0), 0.0)
         return AgentTotals(
             cost=self.cost.add(squared),
-            effort=self.effort.add(self.pending_effort),
+            effort=self.effort.add(jnp.where(scored, self.pending_effort, 0.0)),
             pending_effort=jnp.sum(control**2, axis=0),
             steps=self.steps + counted.astype(jnp.int32),
             taken=None if self.taken is None else self.taken + by_agent.astype(jnp.int32),

@@ -29,6 +29,7 @@ ORDER = [
     "analysis_types",
     "tables",
     "download",
+    "timeseries",
     "series",
     "scaling",
     "encoders",

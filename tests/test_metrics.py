@@ -3,8 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from memoa_jax import GameCost, greedy, random_features, ridge_mixture, series, simulate
 from memoa_jax.metrics import baselines, rmse
+from memoa_jax.recording import Record
 from memoa_jax.totals import ReadOut, Total, root
 from memoa_jax.types import Dimensions
 
@@ -69,3 +72,43 @@ def test_rank_deficient_readout_reaches_the_least_squares_minimum():
         theta = np.linalg.lstsq(A, moves[:, 0], rcond=None)[0]
         minimum = np.sum((moves[:, 0] - A @ theta) ** 2)
         np.testing.assert_allclose(readout.costs()[i], minimum, rtol=1e-8)
+
+
+@pytest.mark.parametrize("schedule", ["resident", "stream"])
+def test_only_the_scored_rows_count_and_all_rows_are_lived_through(schedule):
+    whole = series.logistic(40)
+    targets = whole.targets.copy()
+    targets[25] = np.nan
+    whole = series.make_series(whole.inputs, targets)
+    options = {
+        "num_agents": 7,
+        "key": jax.random.key(0),
+        "dtype": "float64",
+        "schedule": schedule,
+        "keep_costs": True,
+        "record": Record(agents=tuple(range(7)), fields=("prediction", "control")),
+    }
+    parts = random_features(3), greedy(GameCost(effort=5.0)), ridge_mixture()
+    everything = simulate(whole, *parts, **options)
+    late = simulate(series.part(whole, scored_from=20), *parts, **options)
+    cut = simulate(series.part(whole, scored_from=20, stop=30), *parts, **options)
+    np.testing.assert_array_equal(late.server, everything.server)
+    for found, stop in ((late, 41), (cut, 30)):
+        rows = [row for row in range(20, stop) if row != 25]
+        error = np.asarray(everything.recorded["prediction"])[rows, :, 0] - targets[rows]
+        np.testing.assert_allclose(found.agent_costs, np.sum(error**2, axis=0), rtol=1e-12)
+        server = np.asarray(everything.server)[rows] - targets[rows]
+        np.testing.assert_allclose(found.summary.server_rmse, np.sqrt(np.mean(server**2)))
+        np.testing.assert_allclose(
+            found.summary.worst_agent_rmse, np.sqrt(np.mean(error**2, axis=0)).max()
+        )
+        assert found.summary.scored_steps == len(rows)
+        held = targets[[row - 1 if row != 26 else 24 for row in rows]]
+        np.testing.assert_allclose(
+            found.summary.persistence_rmse, np.sqrt(np.mean((held - targets[rows]) ** 2))
+        )
+        # The effort of what a scored row was predicted with, observed or not.
+        control = np.asarray(everything.recorded["control"])[19 : stop - 1]
+        np.testing.assert_allclose(
+            found.summary.mean_agent_effort, np.sum(control**2, axis=(0, 2)).mean()
+        )
