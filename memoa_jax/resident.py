@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.sharding import Mesh
 
 from memoa_jax.footprint import bytes_of
@@ -110,19 +111,22 @@ def run_resident(
     program, state = _begin(*prepared)
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((program, state)))
     points, outputs = targets.shape
-    length = points if traced and chunk is None else min(chunk or DEFAULT_CHUNK, points)
-    run = _run_traced if traced else _run_in_place
+    length = min(chunk or (points if traced else DEFAULT_CHUNK), points)
     pieces: list[Info] = []
-    for start in range(0, points, length):
+    if traced:
+        whole = prepared.points(series, 0, -(-points // length) * length)
+        state, joined = _run_traced(program, state, whole, layout=layout, length=length)
+        joined = jax.tree.map(lambda leaf: leaf[:points], joined)
+    for start in range(0, 0 if traced else points, length):
         rows = min(length, points - start)
-        state, info = run(program, state, prepared.points(series, start, length), layout=layout)
-        pieces.append(jax.tree.map(lambda leaf, rows=rows: leaf[:rows], info))
-        if not traced:
-            pieces[-1] = jax.tree.map(np.asarray, pieces[-1])
+        here = prepared.points(series, start, length)
+        state, info = _run_in_place(program, state, here, layout=layout)
+        pieces.append(jax.tree.map(lambda leaf, rows=rows: np.asarray(leaf[:rows]), info))
         if on_chunk is not None:
             on_chunk(start + rows, points)
+    if not traced:
+        joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *pieces)
     judged = _judge(state, diverging(targets), agents=prepared.agents, outputs=outputs)
-    joined: Info = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *pieces)
     end = everything((*judged, state.server, state.totals.steps, state.status))
     return Lived(joined, state, *end)
 
@@ -166,7 +170,20 @@ def _run(
 
 # In a plain run the old state's memory becomes the new one's; a transformation may still need it.
 _run_in_place = jax.jit(_run, static_argnames="layout", donate_argnames="state")
-_run_traced = jax.jit(_run, static_argnames="layout")
+
+
+@functools.partial(jax.jit, static_argnames=("layout", "length"))
+def _run_traced(
+    program: Program, state: State, points: Point, *, layout: Layout | None, length: int
+) -> tuple[State, Info]:
+    """Run chunk after chunk; going back, what happened inside of a chunk is computed again."""
+    rows = points.real.shape[0]
+    if rows < 2 * length:
+        return _run(program, state, points, layout=layout)
+    chunks = jax.tree.map(lambda leaf: leaf.reshape(-1, length, *leaf.shape[1:]), points)
+    again = jax.checkpoint(functools.partial(_run, program, layout=layout))
+    state, infos = lax.scan(again, state, chunks)
+    return state, jax.tree.map(lambda leaf: leaf.reshape(rows, *leaf.shape[2:]), infos)
 
 
 @functools.partial(jax.jit, static_argnames=("agents", "outputs"))

@@ -99,12 +99,14 @@ def simulate(
       key: a JAX key, the run's seed. Agent i's draws depend on it, on i and on t alone.
       record: what to keep of single agents; None keeps nothing.
       chunk: steps per compiled call (default 512, or the whole series under a
-        transformation); the last chunk is padded. It changes no bit of the result.
+        transformation); the last chunk is padded. It changes no bit of the result. Reverse mode
+        keeps the states at the chunks' ends and computes what was between them again: a chunk of
+        about sqrt(n) steps takes the least memory.
       dtype: "float32", or "float64" where 64-bit is enabled.
       best_readout: also accumulate the best fixed read-out in hindsight (p^2 numbers per agent).
       participation: who is present when (see `memoa_jax.participation`); None: everybody, always.
-      on_chunk: called with (steps done, steps in all) after every chunk; in a stream with
-        (compiled calls done, calls in all).
+      on_chunk: called with (steps done, steps in all) after every chunk, but under a
+        transformation; in a stream with (compiled calls done, calls in all).
       schedule: "resident" advances all agents together, memory O(N). "stream" takes them block
         by block through all time, memory O(block), with one more pass over all agents for every
         population-wide question of the policy (forecast game and offline hindsight game one,
