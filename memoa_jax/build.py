@@ -38,9 +38,26 @@ PARTICIPATION_KINDS: Mapping[str, Callable[..., Participation]] = {
 _DOWNLOADS = {Boc: download.BANK_OF_CANADA, Ett: download.ETT_H1}
 
 
+Changes = Mapping[str, Any]
+"""Values in place of a config's, traced or not, by dotted keys: "policy.cost.effort"."""
+UNCHANGED: Changes = {}
+
+
 def _keys(table: Table, *without: str) -> dict[str, Any]:
     """Return a table's own keys as keyword arguments."""
     return table.model_dump(exclude={"kind", "name", *without})
+
+
+def _changed(keys: dict[str, Any], changes: Changes, family: str) -> dict[str, Any]:
+    """Return keys with the values of the changes that belong to a family's table."""
+    for key, value in changes.items():
+        owner, *path, last = key.split(".")
+        if owner == family:
+            node = keys
+            for name in path:
+                node = node[name]
+            node[last] = value
+    return keys
 
 
 def series_file(table: SERIES) -> Path | None:
@@ -68,16 +85,19 @@ def series(table: SERIES) -> Series:
     return dataclasses.replace(built, name=table.name) if table.name else built
 
 
-def encoder(config: Config, points: int) -> Encoder:
+def encoder(config: Config, points: int, changes: Changes = UNCHANGED) -> Encoder:
     """Build the encoder of a config for a series of `points` points."""
     table = config.encoder
     if isinstance(table, GivenFeatures):
         return encoders.given_features(_given(table, points, config.agents))
-    built: Encoder = getattr(encoders, kind_of(type(table)))(**_keys(table, "views"))
-    if table.views is None:
+    keys = _changed(_keys(table), changes, "encoder")
+    views = keys.pop("views")
+    built: Encoder = getattr(encoders, kind_of(type(table)))(**keys)
+    if views is None:
         return built
-    views = table.views
-    return encoders.views(built, max_delay=views.delay, offset=views.offset, noise=views.noise)
+    return encoders.views(
+        built, max_delay=views["delay"], offset=views["offset"], noise=views["noise"]
+    )
 
 
 def _given(table: GivenFeatures, points: int, agents: int) -> NDArray[Any]:
@@ -106,17 +126,19 @@ def _array(where: str, path: str, name: str) -> NDArray[Any]:
         raise ConfigError([f"{where}: not a NumPy file ({error})"]) from None
 
 
-def policy(table: POLICIES) -> Policy:
+def policy(table: POLICIES, changes: Changes = UNCHANGED) -> Policy:
     """Build one policy of a config."""
     build = getattr(policies, kind_of(type(table)))
-    keys = {key: value for key, value in _keys(table, "cost").items() if value is not None}
-    built: Policy = build(cost=GameCost(**table.cost.model_dump()), **keys)
+    keys = _changed(_keys(table), changes, "policy")
+    cost = GameCost(**keys.pop("cost"))
+    built: Policy = build(cost=cost, **{k: v for k, v in keys.items() if v is not None})
     return built
 
 
-def server_mixture(config: Config) -> Mixture:
+def server_mixture(config: Config, changes: Changes = UNCHANGED) -> Mixture:
     """Build the server's mixture."""
-    return MIXTURE_KINDS[kind_of(type(config.mixture))](**_keys(config.mixture))
+    keys = _changed(_keys(config.mixture), changes, "mixture")
+    return MIXTURE_KINDS[kind_of(type(config.mixture))](**keys)
 
 
 def present(config: Config, points: int) -> Participation | None:

@@ -32,8 +32,8 @@ FORWARD_MOST = 8
 reverse mode costs about four however many there are, and memory for the states on the way."""
 OPTIMISERS = ("adam", "adabelief", "lion", "nadam", "rmsprop", "sgd")
 """Names of optax optimisers that take nothing but a learning rate."""
-SMALLEST = 1e-3
-"""Where a parameter starts that must not be negative and is zero: from zero no step leads away."""
+INSIDE = 1e-3
+"""How far inside of its bounds a parameter starts: from a bound itself no step leads away."""
 
 
 def objective_of(result: Result, measure: Measure, temperature: Scalar = 0.0) -> Array:
@@ -313,7 +313,7 @@ def _start(start: Mapping[str, float], bounds: Mapping[str, Bound]) -> Parameter
     inside: dict[str, tuple[str, Callable[[float], bool]]] = {
         "positive": ("> 0", lambda value: value > 0),
         "not_negative": (">= 0", lambda value: value >= 0),
-        "share": ("between 0 and 1", lambda value: 0 < value < 1),
+        "share": ("in 0..1", lambda value: 0 <= value <= 1),
         "free": ("", lambda value: True),
     }
     if not start:
@@ -323,8 +323,10 @@ def _start(start: Mapping[str, float], bounds: Mapping[str, Bound]) -> Parameter
         bound = bounds.get(name)
         one_of("tune", f"bounds[{name!r}]", bound, get_args(Bound))
         number("tune", f"start[{name!r}]", float(value), *inside[str(bound)])
-        if bound == "not_negative":
-            value = max(value, SMALLEST)
+        if bound in ("not_negative", "share"):
+            value = max(value, INSIDE)
+        if bound == "share":
+            value = min(value, 1 - INSIDE)
         free[name] = to_free(value, bound)  # type: ignore[arg-type]
     return free
 

@@ -1,0 +1,126 @@
+"""The table `[tune]` of a config: what is tuned, towards what, and on which rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from memoa_jax.config import POLICIES, Config, Seeds
+from memoa_jax.config_values import Count, Inside, Label, NonNegative, Positive, Table, Text
+
+TUNABLE = {
+    "policy.cost.tracking": "not_negative",
+    "policy.cost.consensus": "not_negative",
+    "policy.cost.ensemble": "not_negative",
+    "policy.cost.effort": "positive",
+    "policy.cost.forgetting": "not_negative",
+    "policy.greedy_effort": "positive",
+    "policy.ridge": "positive",
+    "policy.discount": "share",
+    "encoder.noise": "not_negative",
+    "encoder.views.offset": "not_negative",
+    "encoder.views.noise": "not_negative",
+    "mixture.kappa": "positive",
+    "mixture.eta": "free",
+    "mixture.discount": "share",
+}
+"""The keys that a run is differentiable in, and how each is bound (`tuning.Bound`)."""
+
+Part = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False, description="a number >= 0 and < 1")]
+
+
+class Tune(Table):
+    """What is tuned, towards what, and on which rows.
+
+    The rows of the series, in order: the first `warm_up` share is lived through only; then those
+    that are descended on; the last `validation` share of those before the held-out ones decides
+    which step is best; the last `held_out` share is never seen, and judges the result. With
+    several `origins` the held-out rows are cut into as many windows, and each is judged with
+    parameters tuned on the rows before it.
+    """
+
+    keys: Annotated[
+        list[Text], Field(min_length=1, description='a list of keys such as "policy.cost.effort"')
+    ]
+    policy: Label | None = None
+    measure: Literal["server_rmse", "mean_agent_cost", "worst_agent_cost"] = "server_rmse"
+    temperature: NonNegative = 0.0
+    optimiser: Literal["adam", "adabelief", "lion", "nadam", "rmsprop", "sgd"] = "adam"
+    learning_rate: Positive = 0.05
+    steps: Count = 100
+    patience: Count | None = 20
+    mode: Literal["auto", "forward", "reverse"] = "auto"
+    seeds: Seeds | None = None
+    warm_up: Part = 0.1
+    validation: Inside = 0.2
+    held_out: Inside = 0.25
+    origins: Count = 1
+
+
+class TuneConfig(Config):
+    """A run, and what of it is tuned."""
+
+    tune: Tune
+
+    @property
+    def tuned_policy(self) -> POLICIES:
+        """The policy that is tuned: the one named, or the first."""
+        wanted = self.tune.policy
+        return next(one for one in self.policy if wanted in (None, one.name))
+
+    @property
+    def all_seeds(self) -> list[int]:
+        """The seeds that an objective is averaged over."""
+        return self.tune.seeds or [self.seed]
+
+    def as_run(self, name: str) -> Config:
+        """Return the run without what is tuned of it."""
+        raw = self.model_dump(exclude_none=True, exclude={"tune"})
+        return Config.model_validate({**raw, "name": name})
+
+    def start(self) -> dict[str, float]:
+        """Return the tuned keys and the values that they start from."""
+        known = values(self, self.tuned_policy)
+        return {key: known[key] for key in self.tune.keys}
+
+
+def is_tuning(raw: dict[str, Any]) -> bool:
+    """Tell whether a raw config asks for tuning."""
+    return "tune" in raw
+
+
+def values(config: Config, policy: POLICIES) -> dict[str, float]:
+    """Return what can be tuned of a run of one policy, and its values."""
+    tables = {"policy": policy, "encoder": config.encoder, "mixture": config.mixture}
+    found = {}
+    for key in TUNABLE:
+        family, *names = key.split(".")
+        node: Any = tables[family]
+        for name in names:
+            node = getattr(node, name, None)
+        if node is not None:
+            found[key] = float(node)
+    return found
+
+
+def faults(config: TuneConfig) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Yield what no single key shows: a policy or a key that is not there, with its place."""
+    labels = [policy.name for policy in config.policy]
+    tune = config.tune
+    if tune.policy is not None and tune.policy not in labels:
+        fault = f'tune.policy = "{tune.policy}": allowed is one of {", ".join(labels)}'
+        yield ("tune", "policy"), fault
+        return
+    known = values(config, config.tuned_policy)
+    for index, key in enumerate(tune.keys):
+        place, where = ("tune", "keys", index), f'tune.keys.{index} = "{key}"'
+        if key not in known:
+            allowed = ", ".join(known)
+            yield place, f"{where}: not a number that this run has; allowed: {allowed}"
+        elif key in tune.keys[:index]:
+            yield place, f"{where}: named twice"
+    if config.run.schedule == "stream":
+        fault = 'run.schedule = "stream": allowed is "resident" where a run is differentiated'
+        yield ("run", "schedule"), fault

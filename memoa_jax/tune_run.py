@@ -1,0 +1,282 @@
+"""`memoa tune`: descend on early rows of a series, judge on later ones, write what was found."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from memoa_jax import build, canary, tune_report
+from memoa_jax.config_faults import ConfigError
+from memoa_jax.config_file import to_toml
+from memoa_jax.config_tune import TUNABLE, TuneConfig
+from memoa_jax.figures import FigureError
+from memoa_jax.report import to_json, write_files
+from memoa_jax.run import in_one_line, input_files, manifest
+from memoa_jax.simulate import simulate
+from memoa_jax.timeseries import Series, part
+from memoa_jax.tuning import (
+    Objective,
+    Parameters,
+    Step,
+    Tuned,
+    check_gradient,
+    chosen_mode,
+    objective_of,
+    tune,
+)
+
+FEWEST_ROWS = 2
+"""Rows that a window must have: descended on, validated on, held out."""
+JUDGED = ("server_rmse", "mean_agent_rmse", "worst_agent_rmse", "mean_agent_cost")
+"""The figures of a summary that a held-out window is told in, beside the worst agent's cost."""
+
+
+class Rows(NamedTuple):
+    """Where the windows of one origin begin; the held-out one ends before `stop`."""
+
+    scored: int
+    validation: int
+    held_out: int
+    stop: int
+
+
+class Origin(NamedTuple):
+    """One origin: its rows, what descent found before it, and how that did after it."""
+
+    rows: Rows
+    tuned: Tuned
+    judged: Mapping[str, Mapping[str, float]]
+
+
+def run_tuning(
+    config: TuneConfig, folder: Path, say: Callable[[str], None], *, check: bool = False
+) -> dict[str, Any]:
+    """Tune, write history.csv, summary.json, best.toml, final.toml and a figure; return a summary.
+
+    A keyboard interrupt ends the descent early: what was found is judged and written.
+
+    Args:
+      config: as loaded; x64 must be on already if its dtype is float64.
+      folder: an existing folder for the files.
+      say: receives lines of progress.
+      check: whether to compare the first gradient with central differences.
+
+    Raises:
+      ConfigError: if the library refuses what the config asks for.
+      RunError: if the installed jax computes wrong numbers, or the environment fails.
+      KeyboardInterrupt: if interrupted before the first step was known.
+    """
+    begun = time.perf_counter()
+    with in_one_line():
+        canary.check_build()
+        series = build.series(config.series)
+        windows = rows_of(config, series.num_points)
+        build.encoder(config, series.num_points)
+    start, checked = config.start(), None
+    origins: list[Origin] = []
+    for number, rows in enumerate(windows):
+        said = f"origin {number + 1} of {len(windows)}: " if len(windows) > 1 else ""
+        with in_one_line():
+            if check and checked is None:
+                objective = objective_on(config, part(series, rows.scored, rows.validation))
+                checked = check_gradient(objective, start, config.tune.mode)
+                say(tune_report.told_check(checked))
+            tuned = _descend(config, series, rows, start, functools.partial(_after, say, said))
+            origins.append(Origin(rows, tuned, _judged(config, series, rows, tuned, start)))
+        if tuned.stopped == "interrupted":
+            break
+    summary = tune_report.summarise(
+        config,
+        origins,
+        planned=len(windows),
+        mode=chosen_mode(len(start), config.tune.mode),
+        checked=checked,
+        seconds=time.perf_counter() - begun,
+    )
+    _write(config, folder, origins, summary, say)
+    return summary
+
+
+def _after(say: Callable[[str], None], said: str, line: str) -> None:
+    say(said + line)
+
+
+def rows_of(config: TuneConfig, points: int) -> list[Rows]:
+    """Return the windows of every origin.
+
+    Raises:
+      ConfigError: if one of them has fewer than `FEWEST_ROWS` rows.
+
+    Source: rolling origins as in Tashman (2000): each window is judged with what was tuned on
+      the rows before it.
+    """
+    tune, held = config.tune, round(config.tune.held_out * (points - 1))
+    edges = [points - held + (held * k) // tune.origins for k in range(tune.origins + 1)]
+    found = []
+    for begin, stop in itertools.pairwise(edges):
+        scored = max(1, round(tune.warm_up * begin))
+        rows = Rows(scored, begin - round(tune.validation * (begin - scored)), begin, stop)
+        for name, first, last in (
+            ("warm_up and tune.validation leave", rows.scored, rows.validation),
+            ("validation has", rows.validation, rows.held_out),
+            ("held_out and tune.origins give a window of", rows.held_out, rows.stop),
+        ):
+            if last - first < FEWEST_ROWS:
+                fault = f"tune.{name} {last - first} rows of the series' {points - 1}"
+                raise ConfigError([f"{fault}: allowed is {FEWEST_ROWS} or more"])
+        found.append(rows)
+    return found
+
+
+def objective_on(config: TuneConfig, series: Series) -> Objective:
+    """Return the mean over the seeds of what is to be small, on the scored rows of a series."""
+    tune = config.tune
+    keys = jnp.stack([jax.random.key(seed) for seed in config.all_seeds])
+
+    def objective(parameters: Parameters) -> jax.Array:
+        def one(key: jax.Array) -> jax.Array:
+            result = simulate(series, *_parts(config, series, parameters), **_how(config, key))
+            return objective_of(result, tune.measure, tune.temperature)
+
+        if len(config.all_seeds) == 1:
+            return one(keys[0])
+        return jnp.mean(jax.vmap(one)(keys))
+
+    return objective
+
+
+def _parts(config: TuneConfig, series: Series, parameters: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Build encoder, policy and mixture with parameters in place of the config's values."""
+    return (
+        build.encoder(config, series.num_points, parameters),
+        build.policy(config.tuned_policy, parameters),
+        build.server_mixture(config, parameters),
+    )
+
+
+def _how(config: TuneConfig, key: jax.Array) -> dict[str, Any]:
+    """Return the other arguments of `simulate`."""
+    return {"num_agents": config.agents, "key": key, "dtype": config.dtype}
+
+
+def _descend(
+    config: TuneConfig,
+    series: Series,
+    rows: Rows,
+    start: Mapping[str, float],
+    say: Callable[[str], None],
+) -> Tuned:
+    """Descend on one origin's rows."""
+    wanted, began = config.tune, time.perf_counter()
+
+    def told(number: int, step: Step) -> None:
+        if number in (0, 1) or number % max(wanted.steps // 10, 1) == 0:
+            spent = time.perf_counter() - began
+            say(
+                f"step {number} of {wanted.steps}: {wanted.measure} {step.objective:.6g}, "
+                f"validation {step.validation:.6g} ({spent:.1f} s)"
+            )
+
+    return tune(
+        objective_on(config, part(series, rows.scored, rows.validation)),
+        start,
+        {key: TUNABLE[key] for key in start},  # type: ignore[misc]
+        validation=objective_on(config, part(series, rows.validation, rows.held_out)),
+        optimiser=wanted.optimiser,
+        learning_rate=wanted.learning_rate,
+        steps=wanted.steps,
+        patience=wanted.patience,
+        mode=wanted.mode,
+        on_step=told,
+    )
+
+
+def _judged(
+    config: TuneConfig, series: Series, rows: Rows, tuned: Tuned, start: Mapping[str, float]
+) -> dict[str, dict[str, float]]:
+    """Return the figures of default, tuned and persistence on the held-out rows."""
+    lived = part(series, rows.held_out, rows.stop)
+    found = {
+        "default": _figures(config, lived, start),
+        "tuned": _figures(config, lived, tuned.best.parameters),
+    }
+    persistence = found["default"].pop("persistence")
+    found["tuned"].pop("persistence")
+    outputs = series.targets.shape[1]
+    found["persistence"] = {
+        "server_rmse": persistence,
+        "mean_agent_rmse": persistence,
+        "worst_agent_rmse": persistence,
+        "mean_agent_cost": outputs * persistence**2,
+        "worst_agent_cost": outputs * persistence**2,
+    }
+    rows_scored = float(lived.scored.sum())
+    return {name: {**figures, "rows": rows_scored} for name, figures in found.items()}
+
+
+def _figures(
+    config: TuneConfig, series: Series, parameters: Mapping[str, float]
+) -> dict[str, float]:
+    """Return the means over the seeds of a run's figures; costs are per scored row."""
+    found: list[dict[str, float]] = []
+    # As arrays: other parameters are then no other program.
+    values = {key: jnp.asarray(value, config.dtype) for key, value in parameters.items()}
+    for seed in config.all_seeds:
+        parts = _parts(config, series, values)
+        summary = simulate(series, *parts, **_how(config, jax.random.key(seed))).summary
+        rows = max(int(summary.scored_steps), 1)
+        figures = {name: float(getattr(summary, name)) for name in JUDGED}
+        figures["mean_agent_cost"] /= rows
+        figures["worst_agent_cost"] = float(summary.worst_agent_cost) / rows
+        figures["persistence"] = float(summary.persistence_rmse)
+        found.append(figures)
+    return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
+
+
+def tuned_config(config: TuneConfig, values: Mapping[str, float], scored_from: int) -> TuneConfig:
+    """Return the config with values in place of its own, judged from a row on."""
+    raw = config.model_dump(exclude_none=True)
+    place = [one.name for one in config.policy].index(config.tuned_policy.name)
+    tables = {"policy": raw["policy"][place], "encoder": raw["encoder"], "mixture": raw["mixture"]}
+    for key, value in values.items():
+        family, *path, last = key.split(".")
+        node = tables[family]
+        for name in path:
+            node = node[name]
+        node[last] = value
+    raw["series"]["scored_from"] = scored_from
+    return TuneConfig.model_validate(raw)
+
+
+def _write(
+    config: TuneConfig,
+    folder: Path,
+    origins: Sequence[Origin],
+    summary: Mapping[str, Any],
+    say: Callable[[str], None],
+) -> None:
+    """Write the files, and the figure where it can be drawn."""
+    last = origins[-1]
+    files = {
+        "history.csv": tune_report.to_csv(origins),
+        "summary.json": to_json(summary),
+        "config.toml": to_toml(config, folder),
+    }
+    for name, step in (("best", last.tuned.best), ("final", last.tuned.final)):
+        tuned = tuned_config(config, step.parameters, origins[0].rows.held_out)
+        files[f"{name}.toml"] = to_toml(tuned.as_run(f"{config.name}-{name}"), folder)
+    inputs = {file.name: file for file in input_files(config).values()}
+    facts = {**manifest(config.dtype, inputs), "seeds": config.all_seeds}
+    write_files(folder, {name: text.encode() for name, text in files.items()}, facts)
+    try:
+        tune_report.draw(origins, config.tune.measure, folder / "history.png")
+    except FigureError as error:
+        say(f"no figure: {error}")
