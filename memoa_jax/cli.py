@@ -9,22 +9,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from memoa_jax._version import __version__
 
 if TYPE_CHECKING:
     from memoa_jax.config import Config, Study
-
-BAD_BUILDS = {
-    "0.10.2": "computes wrong numbers on CPU (jax issue 39103)",
-    "0.11.0": "computes wrong numbers on some CUDA 13 cards (jax issue 40633)",
-    "0.11.1": "computes wrong numbers on some CUDA 13 cards (jax issue 40633)",
-}
-"""Releases of jax and jaxlib that pyproject.toml excludes."""
 
 OK, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 
@@ -88,19 +80,32 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run a config's policies, compare them, write results")
     _add_config(run)
     _add_results(run, "runs/NAME")
-    run.add_argument(
-        "--cache",
-        metavar="DIR",
-        type=Path,
-        help="keep compiled programs in this folder: the next run of the same shape starts at once",
-    )
+    _add_cache(run)
     run.add_argument(
         "--distributed",
         metavar="HOST:PORT,COUNT,INDEX",
         help="run as one of COUNT processes, INDEX from 0, that meet at the first one's HOST:PORT; "
         "or auto, where the cluster tells",
     )
-    run.set_defaults(command=_run)
+    run.set_defaults(command=_run, kind="run")
+
+    sweep = commands.add_parser("sweep", help="run a config at many points and seeds, rank them")
+    _add_config(sweep)
+    _add_results(sweep, "runs/NAME; what it holds of the same sweep is not run again")
+    sweep.add_argument("--fresh", action="store_true", help="start again in that folder")
+    _add_cache(sweep)
+    sweep.set_defaults(command=_run, kind="sweep", distributed=None)
+
+    tune = commands.add_parser("tune", help="descend on a run's numbers, judge on held-out rows")
+    _add_config(tune)
+    _add_results(tune, "runs/NAME")
+    tune.add_argument(
+        "--check-gradients",
+        action="store_true",
+        help="compare the first gradient with central differences, in float64",
+    )
+    _add_cache(tune)
+    tune.set_defaults(command=_run, kind="tune", distributed=None)
 
     verify = commands.add_parser("verify", help="check the theory: rates, optima, exact costs")
     _add_results(verify, "runs/verify")
@@ -138,6 +143,15 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_cache(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cache",
+        metavar="DIR",
+        type=Path,
+        help="keep compiled programs in this folder: the next run of the same shape starts at once",
+    )
+
+
 def _add_results(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
         "--out", metavar="DIR", type=Path, help=f"folder for the results (default: {default})"
@@ -153,13 +167,23 @@ def _fail(code: int, *lines: str) -> int:
     return code
 
 
-def _load(parsed: argparse.Namespace) -> Config | Study | None:
-    """Load the config, or tell its faults."""
+def _load(
+    parsed: argparse.Namespace, kinds: Sequence[str] = ("run", "sweep", "tune")
+) -> Config | Study | None:
+    """Load a config of these kinds, or tell its faults."""
     from memoa_jax.config_faults import ConfigError
     from memoa_jax.config_file import load
+    from memoa_jax.config_sweep import Sweep
+    from memoa_jax.config_tune import TuneConfig
 
     try:
-        return load(parsed.config, parsed.overrides)
+        config = load(parsed.config, parsed.overrides)
+        special = {Sweep: "sweep", TuneConfig: "tune"}
+        kind = special.get(type(config), "run")
+        if kind not in kinds:
+            has = f"no [{kinds[0]}]" if kind == "run" else f"a [{kind}]"
+            raise ConfigError([f"{parsed.config}: has {has}; allowed is memoa {kind}"])
+        return config
     except ConfigError as error:
         _fail(WRONG, *error.faults)
         return None
@@ -170,6 +194,8 @@ def _validate(parsed: argparse.Namespace) -> int:
     if config is None:
         return WRONG
     from memoa_jax.config import Study, label
+    from memoa_jax.config_faults import ConfigError
+    from memoa_jax.config_sweep import Sweep
 
     policies = ", ".join(policy.name for policy in config.policy)
     if isinstance(config, Study):
@@ -179,6 +205,13 @@ def _validate(parsed: argparse.Namespace) -> int:
         )
     else:
         what = config.series.kind
+    if isinstance(config, Sweep):
+        from memoa_jax.sweep_plan import plan
+
+        try:
+            what += f" x {len(plan(config)):,} runs"
+        except ConfigError as error:
+            return _fail(WRONG, *(f"{parsed.config}: {line}" for line in error.faults))
     print(f"{parsed.config}: valid: {config.agents:,} agents, {what}, {policies}")
     return OK
 
@@ -201,7 +234,7 @@ def _list(_: argparse.Namespace) -> int:
 
 
 def _run(parsed: argparse.Namespace) -> int:
-    config = _load(parsed)
+    config = _load(parsed, [parsed.kind])
     if config is None:
         return WRONG
     folder = parsed.out or Path("runs") / config.name
@@ -215,7 +248,7 @@ def _run(parsed: argparse.Namespace) -> int:
 
     import jax
 
-    if config.dtype == "float64":
+    if config.dtype == "float64" or (parsed.kind == "tune" and parsed.check_gradients):
         jax.config.update("jax_enable_x64", True)
     if parsed.cache is not None:
         jax.config.update("jax_compilation_cache_dir", str(parsed.cache.resolve()))
@@ -225,15 +258,25 @@ def _run(parsed: argparse.Namespace) -> int:
         return _fail(WRONG, fault)
     first = jax.process_index() == 0
     say = _tell if first else _silent
-    from memoa_jax import report, study_report
+    from memoa_jax import report, study_report, sweep_report, tune_report
     from memoa_jax.config import Study
     from memoa_jax.config_faults import ConfigError
+    from memoa_jax.config_sweep import Sweep
+    from memoa_jax.config_tune import TuneConfig
     from memoa_jax.run import RunError, run
     from memoa_jax.study import run_study
+    from memoa_jax.sweep import run_sweep
+    from memoa_jax.tune_run import run_tuning
 
+    reader: Any = report
     try:
-        if isinstance(config, Study):
-            summary = run_study(config, folder, say)
+        if isinstance(config, Sweep):
+            reader, summary = sweep_report, run_sweep(config, folder, say, parsed.fresh)
+        elif isinstance(config, TuneConfig):
+            checked = parsed.check_gradients
+            reader, summary = tune_report, run_tuning(config, folder, say, check=checked)
+        elif isinstance(config, Study):
+            reader, summary = study_report, run_study(config, folder, say)
         else:
             summary = run(config, folder, say)
     except ConfigError as error:
@@ -242,7 +285,6 @@ def _run(parsed: argparse.Namespace) -> int:
         return _fail(FAILED, str(error))
     except OSError as error:
         return _fail(FAILED, f"{folder}: results cannot be written ({error.strerror})")
-    reader = study_report if isinstance(config, Study) else report
     shown = report.to_json(summary) if parsed.format == "json" else reader.table(summary) + "\n"
     if first:
         print(shown, end="")
@@ -326,56 +368,9 @@ def _prepare(folder: Path, option: str = "--out") -> str | None:
 def _doctor(_: argparse.Namespace) -> int:
     """Print one line per check; the first word is ok or BAD."""
     failures = 0
-    for good, line in _examine():
+    from memoa_jax.doctor import examine
+
+    for good, line in examine():
         failures += not good
         print(f"{'ok ' if good else 'BAD'} {line}", flush=True)
     return FAILED if failures else OK
-
-
-def _examine() -> Iterator[tuple[bool, str]]:
-    """Yield the checks of `memoa doctor`: whether all is well, and what was found."""
-    yield sys.version_info >= (3, 11), f"python {sys.version.split()[0]}"
-    yield True, f"memoa_jax {__version__}"
-    for package in ("jax", "jaxlib", "numpy", "pydantic", "optax", "chex"):
-        try:
-            found = version(package)
-            bad = BAD_BUILDS.get(found) if package in ("jax", "jaxlib") else None
-            yield bad is None, f"{package} {found}" + (f": {bad}; install another" if bad else "")
-        except PackageNotFoundError:
-            yield False, f"{package} is not installed: pip install memoa-jax"
-    try:
-        import jax
-
-        devices = [f"{device.platform} {device.device_kind}" for device in jax.devices()]
-        yield True, f"{len(devices)} device{'s' * (len(devices) > 1)}: {', '.join(devices)}"
-        jax.config.update("jax_enable_x64", True)
-        yield bool(jax.numpy.zeros(1).dtype == "float64"), 'float64 works (dtype = "float64")'
-        from memoa_jax import canary
-
-        canary.check_build()
-        yield True, "this jax build computes right numbers"
-        yield _self_check()
-    except Exception as error:  # a doctor tells what is wrong with whatever it meets
-        yield False, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-
-
-def _self_check() -> tuple[bool, str]:
-    """Solve one small game twice: closed form against the dense joint Riccati recursion."""
-    import jax
-    import jax.numpy as jnp
-
-    from memoa_jax import FeatureMoments, GameCost, solve_nash, solve_nash_dense
-
-    cost, population = GameCost(consensus=2.0, effort=0.5), 3
-    samples = jax.random.normal(jax.random.key(0), (4, 50, 1, 2), jnp.float64)
-    moments = FeatureMoments.from_samples(samples)
-    targets = jnp.linspace(-1.0, 1.0, 4)[:, None]
-    gains = solve_nash(cost, moments, targets, population).gains
-    everyone = jax.tree.map(lambda leaf: jnp.stack([leaf] * population), moments)
-    dense = solve_nash_dense(cost, everyone, targets)
-    own = gains.own + gains.mean / population
-    error = max(
-        float(jnp.max(jnp.abs(dense.state[0, :, :, :1] - own))),
-        float(jnp.max(jnp.abs(dense.offset[0] - gains.offset))),
-    )
-    return error < 1e-10, f"closed-form equilibrium equals the dense one (difference {error:.0e})"

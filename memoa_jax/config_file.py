@@ -16,10 +16,14 @@ from pydantic import ValidationError
 
 from memoa_jax.config import Config, Study, is_study
 from memoa_jax.config_faults import ConfigError, Keys, did_you_mean, explain, tables_at
+from memoa_jax.config_sweep import Sweep, is_sweep
+from memoa_jax.config_tune import TuneConfig, is_tuning
+from memoa_jax.config_tune import faults as tuning_faults
 
 _PATHS = ("path", "cache")
 """The keys that hold file names, in the tables of `_FAMILIES`."""
 _FAMILIES = ("series", "encoder", "participation")
+_ASSIGNMENT = "allowed is KEY=VALUE with a dotted key, such as policy.0.window=5"
 _SEEDS: dict[Keys, str] = {("seed",): "seeds", ("seeds",): "seed"}
 """Which key of a file an override of the other one replaces."""
 
@@ -35,7 +39,8 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config 
       overrides: "a.b=value" each, see `override`. Of `seed` and `seeds` the last one counts.
 
     Returns:
-      A `Study` if several series, encoders or seeds are named, else a `Config`.
+      A `Sweep` if there is a `[sweep]`, a `TuneConfig` if there is a `[tune]`, a `Study` if
+      several series, encoders or seeds are named, else a `Config`.
 
     Raises:
       ConfigError: with every fault of the file and of the overrides, one line each.
@@ -44,7 +49,7 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config 
     raw = _read(source)
     # The file's own name serves as the run's name, made fit for a folder.
     raw.setdefault("name", re.sub(r"[^A-Za-z0-9._-]+|^[.-]+", "_", Path(source).stem)[:100])
-    _anchor(raw, Path(source).resolve().parent)
+    anchor(raw, Path(source).resolve().parent)
     faults: list[str] = []
     origin: dict[Keys, str] = {}
     for text in overrides:
@@ -57,20 +62,32 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config 
         origin[place] = said
         if place in _SEEDS:
             raw.pop(_SEEDS[place], None)
-    _anchor(raw, Path.cwd())
-    model = Study if is_study(raw) else Config
+    anchor(raw, Path.cwd())
+    model = _model(raw)
     error_found = None
     try:
         config = model.model_validate(raw)
     except ValidationError as error:
         error_found = error
-    for keys, text in explain(raw, error_found):
+    found = explain(raw, error_found)
+    if error_found is None and isinstance(config, TuneConfig):
+        found += tuning_faults(config)
+    for keys, text in found:
         # map stops at the shorter place: an override is to blame for what it is in, or holds.
         blamed = [o for place, o in origin.items() if all(map(operator.eq, place, keys))]
         faults.append(f"{blamed[-1] if blamed else source}: {text}")
     if faults:
         raise ConfigError(faults)
     return config
+
+
+def _model(raw: dict[str, Any]) -> type[Config | Study]:
+    """Return what a raw config is to be."""
+    if is_sweep(raw):
+        return Sweep
+    if is_tuning(raw):
+        return TuneConfig
+    return Study if is_study(raw) else Config
 
 
 def _read(source: str) -> dict[str, Any]:
@@ -100,7 +117,7 @@ def _sibling(path: Path) -> str:
     return f"; did you mean {path.with_name(close[0] + '.toml')}?" if close else ""
 
 
-def _anchor(raw: dict[str, Any], folder: Path) -> None:
+def anchor(raw: dict[str, Any], folder: Path) -> None:
     """Make the relative file names of a raw config absolute, in place."""
     for _, table in tables_at(raw, _FAMILIES):
         for key in _PATHS:
@@ -124,9 +141,20 @@ def override(raw: dict[str, Any], text: str) -> Keys:
       (('policy', 0, 'window'), 5)
     """
     path, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(_ASSIGNMENT)
+    return put(raw, path, _value(value.strip()))
+
+
+def put(raw: dict[str, Any], path: str, value: Any) -> Keys:
+    """Set the value at a dotted key of a raw config, in place; return its place.
+
+    Raises:
+      ValueError: as `override`, which see.
+    """
     names = [name.strip() for name in path.split(".")]
-    if not equals or not all(names):
-        raise ValueError("allowed is KEY=VALUE with a dotted key, such as policy.0.window=5")
+    if not all(names):
+        raise ValueError(_ASSIGNMENT)
     node: Any = raw
     keys: list[str | int] = []
     for remaining, name in zip(range(len(names) - 1, -1, -1), names, strict=True):
@@ -136,7 +164,7 @@ def override(raw: dict[str, Any], text: str) -> Keys:
         key: Any = _element(node, name, where) if isinstance(node, list) else name
         keys.append(key)
         if not remaining:
-            node[key] = _value(value.strip())
+            node[key] = value
         elif isinstance(node, dict):
             node = node.setdefault(name, {})
         else:
@@ -176,18 +204,36 @@ def _value(text: str) -> Any:
 def to_toml(config: Config | Study, folder: Path) -> str:
     """Write a config with every default filled in; loading it gives the same config.
 
+    The base of a sweep is written as it was given: which defaults hold may differ from point to
+    point.
+
     Args:
       config: as loaded.
       folder: where the file will lie; file names are written relative to it.
     """
+    if isinstance(config, Sweep):
+        table = config.sweep.model_dump(exclude_none=True)
+        raw = {**_relocated(config.written, folder), "sweep": table}
+    else:
+        raw = resolved(config, folder)
+    return "\n".join(_lines(raw, ())) + "\n"
+
+
+def resolved(config: Config | Study, folder: Path) -> dict[str, Any]:
+    """Return a config as plain data, defaults filled in, file names relative to a folder."""
     raw = config.model_dump(exclude_none=True)
     if "seeds" in raw:
         del raw["seed"]
+    return _relocated(raw, folder)
+
+
+def _relocated(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Make the file names of a raw config relative to a folder, in place, and return it."""
     for _, table in tables_at(raw, _FAMILIES):
         for key in _PATHS:
             if key in table:
                 table[key] = _relative(table[key], folder)
-    return "\n".join(_lines(raw, ())) + "\n"
+    return raw
 
 
 def _relative(path: str, folder: Path) -> str:
@@ -217,13 +263,15 @@ def _key(key: str) -> str:
 
 
 def _is_tables(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+    return isinstance(value, list) and bool(value) and all(isinstance(v, dict) for v in value)
 
 
 def _toml(value: Any) -> str:
     """Write one value. JSON's strings, numbers and flags are TOML's, bar the delete character."""
     if isinstance(value, list):
         return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_key(key)} = {_toml(inner)}' for key, inner in value.items())}}}"
     if isinstance(value, float):
         return repr(value)
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -89,7 +89,7 @@ def compare(
     measured: Summary
     spent = {}
     for label, table in planned.items():  # all of them, before any computes
-        with in_one_line(f"policy {label}: "), _compile_clock() as compiling:
+        with in_one_line(f"policy {label}: "), compile_clock() as compiling:
             start = time.perf_counter()
             words = preflight.check(*build.simulation(config, series, encoder, table))
             spent[label] = time.perf_counter() - start, sum(compiling)
@@ -171,7 +171,7 @@ def _finish(
     `spent` are the seconds that the preflight took, and those of them that went in compilation.
     """
     start = time.perf_counter()
-    with _compile_clock() as compiling:
+    with compile_clock() as compiling:
         arguments, options = build.simulation(config, series, encoder, table)
         result = simulate(*arguments, **options)
         jax.block_until_ready((result.server, result.mean_field, result.summary))
@@ -200,7 +200,7 @@ def _finish(
 
 
 @contextmanager
-def _compile_clock() -> Iterator[list[float]]:
+def compile_clock() -> Iterator[list[float]]:
     """Collect the seconds that JAX spends on lowering and compiling."""
     durations: list[float] = []
 

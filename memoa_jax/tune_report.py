@@ -7,15 +7,12 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from memoa_jax.config_tune import TuneConfig
 from memoa_jax.figures import COLOURS, FigureError
 from memoa_jax.report import aligned, replace
-from memoa_jax.tuning import Checked
-
-if TYPE_CHECKING:
-    from memoa_jax.tune_run import Origin
+from memoa_jax.tuning import Checked, Tuned
 
 AGREE = 1e-4
 """Relative difference up to which a gradient is said to agree with central differences."""
@@ -26,6 +23,23 @@ _COLUMNS = {
     "mean_agent_cost": "mean cost",
     "worst_agent_cost": "worst cost",
 }
+
+
+class Rows(NamedTuple):
+    """Where the windows of one origin begin; the held-out one ends before `stop`."""
+
+    scored: int
+    validation: int
+    held_out: int
+    stop: int
+
+
+class Origin(NamedTuple):
+    """One origin: its rows, what descent found before it, and how that did after it."""
+
+    rows: Rows
+    tuned: Tuned
+    judged: Mapping[str, Mapping[str, float]]
 
 
 def summarise(
@@ -149,6 +163,16 @@ def table(summary: Mapping[str, Any]) -> str:
     lines += ["", *aligned(rows, [""] * len(rows))]
     lines += ["", "server .. worst agent: RMSE; costs: squared error per row. Means over seeds."]
     return "\n".join(lines)
+
+
+def left(summary: Mapping[str, Any]) -> list[str]:
+    """Return what an interruption cut off."""
+    return ["the rest of the descent"]
+
+
+def lost(summary: Mapping[str, Any]) -> bool:
+    """Tell whether what was tuned has no finite figures on the held-out rows."""
+    return summary["held_out"]["tuned"]["server_rmse"] is None
 
 
 def _number(value: float | None) -> str:

@@ -7,7 +7,7 @@ import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from memoa_jax.report import to_json, write_files
 from memoa_jax.run import in_one_line, input_files, manifest
 from memoa_jax.simulate import simulate
 from memoa_jax.timeseries import Series, part
+from memoa_jax.tune_report import Origin, Rows
 from memoa_jax.tuning import (
     Objective,
     Parameters,
@@ -37,23 +38,6 @@ FEWEST_ROWS = 2
 """Rows that a window must have: descended on, validated on, held out."""
 JUDGED = ("server_rmse", "mean_agent_rmse", "worst_agent_rmse", "mean_agent_cost")
 """The figures of a summary that a held-out window is told in, beside the worst agent's cost."""
-
-
-class Rows(NamedTuple):
-    """Where the windows of one origin begin; the held-out one ends before `stop`."""
-
-    scored: int
-    validation: int
-    held_out: int
-    stop: int
-
-
-class Origin(NamedTuple):
-    """One origin: its rows, what descent found before it, and how that did after it."""
-
-    rows: Rows
-    tuned: Tuned
-    judged: Mapping[str, Mapping[str, float]]
 
 
 def run_tuning(
@@ -77,6 +61,8 @@ def run_tuning(
     begun = time.perf_counter()
     with in_one_line():
         canary.check_build()
+        if check:  # a difference of two runs needs the digits
+            config = config.model_copy(update={"dtype": "float64"})
         series = build.series(config.series)
         windows = rows_of(config, series.num_points)
         build.encoder(config, series.num_points)

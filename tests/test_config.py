@@ -13,6 +13,7 @@ from memoa_jax import config as schema
 from memoa_jax.config import FAMILIES, Config, Cost, Study
 from memoa_jax.config_faults import ConfigError
 from memoa_jax.config_file import load, override, to_toml
+from memoa_jax.config_sweep import Axis, Sweep, SweepTable
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.toml"))
 MINIMAL = """
@@ -553,7 +554,8 @@ def test_every_key_says_what_it_may_hold():
             text = field.description or describe(field.annotation)
             assert text != "a value", (table, name)
 
-    for table in (Config, Study, schema.Run, schema.Record, schema.Views, Cost):
+    plain = (Config, Study, Sweep, SweepTable, Axis)
+    for table in (*plain, schema.Run, schema.Record, schema.Views, Cost):
         walk(table)
     for family in FAMILIES.values():
         for table in family.values():
