@@ -121,6 +121,6 @@ def faults(config: TuneConfig) -> Iterator[tuple[tuple[str | int, ...], str]]:
             yield place, f"{where}: not a number that this run has; allowed: {allowed}"
         elif key in tune.keys[:index]:
             yield place, f"{where}: named twice"
-    if config.run.schedule == "stream":
-        fault = 'run.schedule = "stream": allowed is "resident" where a run is differentiated'
-        yield ("run", "schedule"), fault
+    if config.run.schedule == "stream" and tune.mode == "reverse":
+        fault = 'tune.mode = "reverse": allowed is "forward" with run.schedule = "stream"'
+        yield ("tune", "mode"), fault

@@ -190,7 +190,7 @@ def stream_bytes(stream: Stream) -> int:
     On CPU the devices share the machine's memory: each of them needs as much.
     """
     device = next(one for one in stream.devices if one.process_index == jax.process_index())
-    size, targets = jnp.asarray(stream.plan.agents, stream.dtype), _held(stream.points)
+    size, targets = jnp.asarray(stream.plan.agents, stream.dtype), held(stream.points)
     firsts = jax.device_put(stream.plan.firsts(0), device)
     told: tuple[Tree, ...] = ()
     most = 0
@@ -209,8 +209,8 @@ def stream_bytes(stream: Stream) -> int:
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),
             jax.eval_shape(look, *arguments, firsts),
         )
-        meet = functools.partial(_meet, dimensions=stream.dimensions)
-        told = (*told, jax.eval_shape(meet, survey, found, targets, size))
+        meeting = functools.partial(meet, dimensions=stream.dimensions)
+        told = (*told, jax.eval_shape(meeting, survey, found, targets, size))
     live, arguments = stream.live(), jax.tree.map(there, stream.arguments(told, *stream.chosen()))
     return max(most, bytes_of(_live.lower(*arguments, firsts, **live.keywords)))
 
@@ -227,9 +227,9 @@ def _answers(stream: Stream, survey: Survey | MixtureSurvey, found: Tree) -> Tre
         return leaf.astype(np.float64) if np.issubdtype(leaf.dtype, np.floating) else leaf
 
     with jax.enable_x64(True):
-        sights, size = _held(stream.points), np.float64(stream.plan.agents)
+        sights, size = held(stream.points), np.float64(stream.plan.agents)
         arguments = jax.tree.map(wide, (survey, found, sights, size))
-        answers = _meet(*arguments, dimensions=stream.dimensions)
+        answers = meet(*arguments, dimensions=stream.dimensions)
 
     def narrow(leaf: Array) -> np.ndarray:
         there = np.asarray(leaf)
@@ -238,7 +238,7 @@ def _answers(stream: Stream, survey: Survey | MixtureSurvey, found: Tree) -> Tre
     return jax.tree.map(narrow, answers)
 
 
-def _held(points: Point) -> Sight:
+def held(points: Point) -> Sight:
     """Return what everybody sees at each step, [n, ...]: the last target that was observed."""
     rows = np.where(np.asarray(points.known), np.arange(points.known.shape[0]), 0)
     held = points.target[np.maximum.accumulate(rows)]
@@ -253,7 +253,7 @@ def _each(tallies: Tally) -> list[Tally]:
 
 
 @functools.partial(jax.jit, static_argnames="dimensions")
-def _meet(
+def meet(
     survey: Survey | MixtureSurvey,
     found: Tree,
     sights: Sight,

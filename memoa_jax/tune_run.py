@@ -21,6 +21,7 @@ from memoa_jax.figures import FigureError
 from memoa_jax.report import to_json, write_files
 from memoa_jax.run import in_one_line, input_files, manifest
 from memoa_jax.simulate import simulate
+from memoa_jax.stream_gradient import stream_gradient
 from memoa_jax.timeseries import Series, part
 from memoa_jax.tune_report import Origin, Rows
 from memoa_jax.tuning import (
@@ -61,6 +62,8 @@ def run_tuning(
     begun = time.perf_counter()
     with in_one_line():
         canary.check_build()
+        if check and config.run.schedule == "stream":
+            raise ConfigError(['--check-gradients: allowed is run.schedule = "resident"'])
         if check:  # a difference of two runs needs the digits
             config = config.model_copy(update={"dtype": "float64"})
         series = build.series(config.series)
@@ -125,18 +128,45 @@ def rows_of(config: TuneConfig, points: int) -> list[Rows]:
 def objective_on(config: TuneConfig, series: Series) -> Objective:
     """Return the mean over the seeds of what is to be small, on the scored rows of a series."""
     tune = config.tune
-    keys = jnp.stack([jax.random.key(seed) for seed in config.all_seeds])
+    keys = [jax.random.key(seed) for seed in config.all_seeds]
 
     def objective(parameters: Parameters) -> jax.Array:
         def one(key: jax.Array) -> jax.Array:
-            result = simulate(series, *_parts(config, series, parameters), **_how(config, key))
+            how = {**_how(config, key), "schedule": config.run.schedule, "block": config.run.block}
+            parts = _parts(config, series, parameters)
+            result = simulate(series, *parts, keep_costs=True, **how)
             return objective_of(result, tune.measure, tune.temperature)
 
-        if len(config.all_seeds) == 1:
-            return one(keys[0])
-        return jnp.mean(jax.vmap(one)(keys))
+        if len(keys) == 1 or config.run.schedule == "stream":
+            return jnp.mean(jnp.stack([one(key) for key in keys]))
+        return jnp.mean(jax.vmap(one)(jnp.stack(keys)))
 
     return objective
+
+
+def gradient_in_blocks(
+    config: TuneConfig, series: Series
+) -> Callable[[Mapping[str, Any]], tuple[float, dict[str, float]]]:
+    """Return value and gradient of `objective_on` a stream: forward mode, block by block."""
+    each = [
+        stream_gradient(
+            series,
+            lambda parameters: _parts(config, series, parameters),
+            config.start(),
+            config.tune.measure,
+            config.tune.temperature,
+            block=config.run.block,
+            **_how(config, jax.random.key(seed)),
+        )
+        for seed in config.all_seeds
+    ]
+
+    def follow(parameters: Mapping[str, Any]) -> tuple[float, dict[str, float]]:
+        found = [one(parameters) for one in each]
+        slopes = {name: float(np.mean([one[1][name] for one in found])) for name in parameters}
+        return float(np.mean([one[0] for one in found])), slopes
+
+    return follow
 
 
 def _parts(config: TuneConfig, series: Series, parameters: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -171,10 +201,13 @@ def _descend(
                 f"validation {step.validation:.6g} ({spent:.1f} s)"
             )
 
+    descended = part(series, rows.scored, rows.validation)
+    streamed = config.run.schedule == "stream"
     return tune(
-        objective_on(config, part(series, rows.scored, rows.validation)),
+        objective_on(config, descended),
         start,
         {key: TUNABLE[key] for key in start},  # type: ignore[misc]
+        gradient=gradient_in_blocks(config, descended) if streamed else None,
         validation=objective_on(config, part(series, rows.validation, rows.held_out)),
         optimiser=wanted.optimiser,
         learning_rate=wanted.learning_rate,

@@ -23,6 +23,7 @@ from memoa_jax.types import Array, Scalar
 
 Parameters = dict[str, Any]
 Objective = Callable[[Parameters], Array]
+Followed = Callable[[Mapping[str, Any]], tuple[float, dict[str, float]]]
 Measure = Literal["server_rmse", "mean_agent_cost", "worst_agent_cost"]
 Bound = Literal["positive", "not_negative", "share", "free"]
 Mode = Literal["auto", "forward", "reverse"]
@@ -224,6 +225,7 @@ def tune(
     start: Mapping[str, float],
     bounds: Mapping[str, Bound],
     *,
+    gradient: Followed | None = None,
     validation: Objective | None = None,
     optimiser: str = "adam",
     learning_rate: float = 0.05,
@@ -244,6 +246,8 @@ def tune(
       objective: of a dictionary of scalars; made smaller.
       start: the parameters to begin with.
       bounds: by the same keys: "positive", "not_negative", "share" or "free".
+      gradient: gives value and gradient of the objective at once, of plain numbers, in its place
+        (see `stream_gradient`); neither it nor the validation is compiled then.
       validation: looked at after every step, never followed; None: the objective is.
       optimiser: one of `OPTIMISERS`, of optax.
       learning_rate: its step size; in free numbers, so relative for positive parameters.
@@ -270,8 +274,15 @@ def tune(
     def bound(free: Parameters) -> Parameters:
         return {name: to_bound(value, bounds[name]) for name, value in free.items()}
 
-    follow = value_and_gradient(lambda free: objective(bound(free)), len(free), mode)
-    look = None if validation is None else jax.jit(lambda free: validation(bound(free)))
+    look: Callable[[Parameters], Any] | None = None
+    if gradient is None:
+        follow = value_and_gradient(lambda free: objective(bound(free)), len(free), mode)
+        if validation is not None:
+            look = jax.jit(lambda free: validation(bound(free)))
+    else:
+        follow = _through(gradient, bounds)
+        if validation is not None:
+            look = lambda free: validation(_plain(bound(free)))  # noqa: E731
     state, history, best, stopped = rule.init(free), [], 0, "steps"
     try:
         for number_of_step in range(steps + 1):
@@ -296,6 +307,20 @@ def tune(
             raise
         stopped = "interrupted"
     return Tuned(best=history[best], final=history[-1], history=history, stopped=stopped)
+
+
+def _through(gradient: Followed, bounds: Mapping[str, Bound]) -> Callable[..., Any]:
+    """Return value and gradient in free numbers: the chain rule through the bijections."""
+
+    def follow(free: Parameters) -> tuple[Array, Parameters]:
+        pairs = {
+            name: jax.jvp(lambda u, b=bounds[name]: to_bound(u, b), (u,), (jnp.ones_like(u),))
+            for name, u in free.items()
+        }
+        value, slopes = gradient({name: float(pair[0]) for name, pair in pairs.items()})
+        return jnp.asarray(value), {name: slopes[name] * pairs[name][1] for name in free}
+
+    return follow
 
 
 def _rule(optimiser: str, learning_rate: float) -> optax.GradientTransformation:

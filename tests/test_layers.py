@@ -56,6 +56,7 @@ ORDER = [
     "stream",
     "simulate",
     "tuning",
+    "stream_gradient",
     "preflight",
     "config_values",
     "config_series",

@@ -136,6 +136,23 @@ def test_nothing_of_the_held_out_rows_is_seen(finished, monkeypatch):
     assert again["held_out"]["tuned"] != summary["held_out"]["tuned"]
 
 
+def test_a_stream_is_tuned_as_all_agents_together_are(finished):
+    config = changed(
+        TUNE,
+        **{"uncoupled = false": 'uncoupled = false\nschedule = "stream"\nblock = 4'},
+        **{"steps = 6": "steps = 2"},
+    )
+    streamed = tune_run.run_tuning(config, Path(), lambda _: None)
+    rows = list(csv.DictReader(Path("history.csv").read_text().splitlines()))
+    folder = finished[0]
+    together = list(csv.DictReader((folder / "history.csv").read_text().splitlines()))
+    for mine, theirs in zip(rows, together, strict=False):
+        for name in set(theirs) - {"origin", "step"}:
+            assert float(mine[name]) == pytest.approx(float(theirs[name]), rel=1e-6), name
+    assert len(rows) == 3
+    assert streamed["mode"] == "forward"
+
+
 def test_several_origins_share_the_held_out_rows_and_see_more_and_more():
     config = changed(TUNE, **{"held_out = 0.25": "held_out = 0.25\norigins = 3\nwarm_up = 0.0"})
     windows = tune_run.rows_of(config, 61)
@@ -197,7 +214,10 @@ def test_changes_build_what_a_config_with_those_values_builds():
         ({"steps = 6": "steps = 0"}, "tune.steps = 0: allowed is a whole number >= 1"),
         ({"steps = 6": "stepps = 6"}, "tune.stepps: unknown key; did you mean steps?"),
         ({"steps = 6": 'optimiser = "adan"'}, "did you mean adam?"),
-        ({"uncoupled = false": 'schedule = "stream"'}, 'run.schedule = "stream": allowed is'),
+        (
+            {"uncoupled = false": 'schedule = "stream"', "steps = 6": 'mode = "reverse"'},
+            'tune.mode = "reverse": allowed is "forward" with run.schedule',
+        ),
         ({"held_out = 0.25": "held_out = 1.5"}, "tune.held_out = 1.5: allowed is a number > 0"),
         ({"keys = [": "keys = []\nothers = ["}, "tune.keys = []: allowed is a list of keys"),
     ],
