@@ -21,8 +21,14 @@ CPU_BLOCK = 2048
 """Agents per block on CPU: what they carry stays in a core's cache."""
 DEVICE_BLOCK = 131_072
 """Agents per block elsewhere: enough to fill the device."""
+LANES = 16
+"""Blocks whose size is chosen here are a multiple of this, for the processor's vectors."""
 AGENTS_PER_CALL = 65_536
 """Agents per compiled call on CPU: calls are then rare, and progress is told often enough."""
+ROUND = 8
+"""Calls on CPU come in rounds of so many, so that 2, 4 or 8 devices have the same to do."""
+WORTH_SHARING = 4096
+"""From so many agents on."""
 MANY_CALLS = 64
 """From so many calls on all have the most blocks: populations then share a compiled program."""
 
@@ -70,12 +76,19 @@ def cut(agents: int, size: int | None, platform: str) -> Cut:
       >>> cut(10_000, 1_000, "cpu")
       Cut(agents=10000, size=1000, blocks=10, calls=1)
     """
-    on_cpu = platform == "cpu"
+    on_cpu, chosen = platform == "cpu", size is None
     size = min(agents, size or (CPU_BLOCK if on_cpu else DEVICE_BLOCK))
     needed = -(-agents // size)
     most = max(AGENTS_PER_CALL // size, 1) if on_cpu else 1
     calls = -(-needed // most)
-    return Cut(agents, size, most if calls >= MANY_CALLS else -(-needed // calls), calls)
+    if calls >= MANY_CALLS:
+        return Cut(agents, size, most, calls)
+    if on_cpu and chosen and agents >= WORTH_SHARING:
+        calls = -(-calls // ROUND) * ROUND
+        blocks = -(-needed // calls)
+        # Smaller blocks rather than empty ones; whole vectors.
+        return Cut(agents, -(-agents // (calls * blocks * LANES)) * LANES, blocks, calls)
+    return Cut(agents, size, -(-needed // calls), calls)
 
 
 def members(shape: Blocks, agents: Array, first: Array, dtype: Any) -> tuple[Array, Population]:

@@ -207,7 +207,7 @@ def draw(origins: Sequence[Origin], measure: str, path: Path) -> None:
         raise FigureError("matplotlib is not installed: pip install 'memoa-jax[plot]'") from error
     tuned = origins[-1].tuned
     steps, best = range(len(tuned.history)), tuned.history.index(tuned.best)
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     for name, colour in (("objective", COLOURS[0]), ("validation", COLOURS[1])):
         left.plot(steps, [getattr(one, name) for one in tuned.history], color=colour, label=name)
@@ -221,7 +221,9 @@ def draw(origins: Sequence[Origin], measure: str, path: Path) -> None:
         axes.axvline(best, color="#888888", linestyle=":", label="best")
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(fontsize=8, frameon=False)
+        axes.legend(
+            fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3
+        )
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=150)
     replace(path, picture.getvalue())

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from memoa_jax import placement
 from memoa_jax.encoders import echo_state, random_features
 from memoa_jax.experts import exponential_weights
 from memoa_jax.game import GameCost
@@ -249,3 +250,19 @@ def test_populations_cut_alike_share_one_compiled_program():
         stream = simulate(*parts, num_agents=agents, **options)
         np.testing.assert_allclose(stream.mean_field, whole.mean_field, rtol=1e-9)
     assert _live._cache_size() == before
+
+
+@pytest.mark.parametrize(
+    "agents", [1, 7, 4095, 4096, 10_000, 16_385, 100_001, 1_000_000, 5_000_000]
+)
+def test_a_cut_holds_everybody_wastes_little_and_shares_evenly(agents):
+    plan = placement.cut(agents, None, "cpu")
+    places = plan.size * plan.blocks * plan.calls
+    assert agents <= places <= 1.06 * agents + placement.LANES * 8
+    assert plan.size <= placement.CPU_BLOCK
+    assert plan.size * plan.blocks <= placement.AGENTS_PER_CALL
+    if 4096 <= agents < 64 * placement.AGENTS_PER_CALL:
+        assert plan.calls % 8 == 0
+    firsts = np.concatenate([plan.firsts(call) for call in range(plan.calls)])
+    assert firsts[0] == 0
+    assert np.all(np.diff(firsts) == plan.size)
