@@ -157,7 +157,7 @@ def check_gradient(
       >>> found.difference["a"] < 1e-3
       True
     """
-    step = step or (1e-5 if jax.config.jax_enable_x64 else 1e-2)
+    step = step or (1e-5 if jnp.result_type(float) == jnp.float64 else 1e-2)
     start = {name: jnp.asarray(value, float) for name, value in parameters.items()}
     value, slopes = value_and_gradient(objective, len(start), mode)(start)
     plain = jax.jit(objective)
