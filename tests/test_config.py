@@ -110,7 +110,7 @@ ONE_FAULT = {
     "series.stesp: unknown key; did you mean steps?": "[series]\nkind='logistic'\nstesp=1",
     'series.kind = "logistik": unknown kind; did you mean logistic?': "[series]\nkind='logistik'",
     "series = 3: allowed is a table": "series = 3",
-    "series.noise: unknown key; allowed: kind, name, standardise, published, steps": (
+    "series.noise: unknown key; allowed: kind, name, standardise, published, scored_from, steps": (
         "[series]\nkind='periodic'\nnoise=1"
     ),
     "series.volatility = inf: allowed is a number >= 0": (
@@ -578,7 +578,7 @@ def assert_same_defaults(table, function, rename=()):
     """Hold a table's keys and defaults against a function's keywords."""
     rename, known = dict(rename), keywords(function)
     for name, field in table.model_fields.items():
-        if name in ("kind", "name", "views", "standardise", "published"):
+        if name in ("kind", "name", "views", "standardise", "published", "scored_from"):
             continue
         default, found = field.get_default(call_default_factory=True), known[rename.get(name, name)]
         if name == "cost":
