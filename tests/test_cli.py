@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import memoa_jax
-from memoa_jax import cli, report
+from memoa_jax import cli, doctor, report
 from memoa_jax.cli import main
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -489,7 +489,7 @@ def test_doctor_finds_this_machine_well(capsys):
 
 
 def test_doctor_knows_the_excluded_builds(monkeypatch, capsys):
-    monkeypatch.setattr(cli, "version", lambda package: "0.10.2")
+    monkeypatch.setattr(doctor, "version", lambda package: "0.10.2")
     assert main(["doctor"]) == 1
     assert "BAD jax 0.10.2: computes wrong numbers on CPU" in capsys.readouterr().out
 
