@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import memoa_jax
-from memoa_jax import cli, doctor, report
+from memoa_jax import doctor, report
 from memoa_jax.cli import main
 
 CONFIGS = Path(__file__).parent.parent / "configs"
