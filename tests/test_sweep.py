@@ -254,9 +254,7 @@ FAULTS = {
     'sweep.axis.0.key = "seed": allowed is another key: seeds are an axis of their own': (
         "[sweep]\nmethod = 'grid'\n[[sweep.axis]]\nkey = 'seed'\nvalues = [1]"
     ),
-    "seeds: allowed is sweep.seeds": (
-        f"[sweep]\nmethod = 'grid'\n{AXIS}values = [1.0]"
-    ),
+    "seeds: allowed is sweep.seeds": (f"[sweep]\nmethod = 'grid'\n{AXIS}values = [1.0]"),
     "sweep.axis.0: encoder.noise = -1.0: allowed is a number >= 0": (
         f"[sweep]\nmethod = 'grid'\n{AXIS}values = [0.5, -1.0, -2.0]"
     ),
