@@ -1,6 +1,8 @@
-"""Arithmetic whose order and number of times XLA must not change."""
+"""Arithmetic whose order and number of times XLA must not change, and its precision."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -53,3 +55,13 @@ def halved(values: jax.Array) -> jax.Array:
     while (half := values.shape[-1] // 2) > 0:
         values = computed_once(values[..., :half] + values[..., half:])
     return values[..., 0]
+
+
+def cast_floating(leaf: Any, dtype: Any) -> Any:
+    """Return an array in `dtype` if it is of floating-point numbers, else as it is.
+
+    Example:
+      >>> cast_floating(jnp.array([1]), "float32").dtype.name
+      'int32'
+    """
+    return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf

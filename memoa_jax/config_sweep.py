@@ -1,6 +1,6 @@
 """The schema of a sweep: a run's config with a `[sweep]` table, its axes and what they may hold.
 
-Nothing here imports JAX; a test holds the metrics against the report's own.
+Nothing here imports JAX.
 """
 
 from __future__ import annotations
@@ -19,21 +19,9 @@ from pydantic import (
     model_validator,
 )
 
+from memoa_jax.choices import Metric
 from memoa_jax.config import Config, Seeds
 from memoa_jax.config_values import Count, Table
-
-Metric = Literal[
-    "server_rmse",
-    "mean_field_rmse",
-    "mean_agent_rmse",
-    "worst_agent_rmse",
-    "best_agent_rmse",
-    "mean_agent_cost",
-    "worst_agent_cost",
-    "best_agent_cost",
-    "agent_cost_variance",
-    "mean_agent_effort",
-]
 
 FIXED = {
     "name": "a sweep has one",

@@ -18,6 +18,7 @@ from memoa_jax.information import Information, offline_gains
 from memoa_jax.memory import History, Reflected, Window
 from memoa_jax.nash import FeedbackGains, solve_nash
 from memoa_jax.reflection import reflect
+from memoa_jax.spread import Spread
 from memoa_jax.types import (
     Action,
     Array,
@@ -25,7 +26,6 @@ from memoa_jax.types import (
     Observation,
     Population,
     Sight,
-    Spread,
     Status,
     Survey,
     record,
@@ -130,7 +130,7 @@ def settle(
     )
     start = history.origins[slots[0]]
     lived = jax.tree.map(lambda ring: ring[slots], history.features)
-    moments, back = lived.moments, jax.vmap(lambda rows, axis: reflect(rows, axis[:, None], 0))
+    moments, back = lived.moments, jax.vmap(lambda rows, by: reflect(rows, by[:, None], 0))
 
     def solve() -> tuple[FeedbackGains, Array]:
         size = sight.size if policy.finite else None
@@ -140,9 +140,9 @@ def settle(
             gains = offline_gains(moments, gains, start)
         # The game is the same in any basis of features, and its gains are of the features' own.
         return FeedbackGains(
-            own=back(gains.own, lived.axis),
-            mean=back(gains.mean, lived.axis),
-            offset=reflect(gains.offset, lived.axis),
+            own=back(gains.own, lived.householder),
+            mean=back(gains.mean, lived.householder),
+            offset=reflect(gains.offset, lived.householder),
         ), equilibrium.status
 
     def nothing() -> tuple[FeedbackGains, Array]:
@@ -150,7 +150,7 @@ def settle(
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
     gains, status = lax.cond(played, solve, nothing)
-    mean = reflect(moments.mean, lived.axis[:, None])
+    mean = reflect(moments.mean, lived.householder[:, None])
     return history, Plan(played=played, start=start, gains=gains, mean=mean, status=status)
 
 
@@ -296,7 +296,7 @@ class MomentsSurvey:
             mean=found.mean.reshape(d, p), second=jnp.moveaxis(second.reshape(d, p, d, p), 2, 1)
         )
         # In float64, reflected back when the blocks were joined.
-        begun = Reflected(moments, axis=jnp.zeros_like(moments.mean[0]))
+        begun = Reflected(moments, householder=jnp.zeros_like(moments.mean[0]))
         return settle(self.policy, common, begun, sight)
 
 

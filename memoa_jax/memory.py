@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from memoa_jax.arithmetic import computed_once
 from memoa_jax.game import FeatureMoments
-from memoa_jax.reflection import axis_of, reflect
+from memoa_jax.reflection import householder_vector, reflect
 from memoa_jax.types import Array, Dimensions, Observation, Population, Sight, record
 
 
@@ -70,21 +70,24 @@ class Window:
 
 @record
 class Reflected:
-    """The moments of features that were reflected about `axis` [p]; see `memoa_jax.reflection`."""
+    """The moments of features that were reflected about `householder` [p].
+
+    See `memoa_jax.reflection`; zero: they are as they were.
+    """
 
     moments: FeatureMoments
-    axis: Array
+    householder: Array
 
     @classmethod
     def of(cls, features: Array, population: Population) -> Reflected:
         """Return those of the population's realised features [d, p, N]."""
         d, p, count = features.shape
-        axis = axis_of(jnp.sum(population.mean(features), axis=0))
-        features = computed_once(reflect(features, axis[None, :, None], -2))
+        vector = householder_vector(jnp.sum(population.mean(features), axis=0))
+        features = computed_once(reflect(features, vector[None, :, None], -2))
         flat = features.reshape(d * p, count)
         products = population.products(flat, flat) / population.size
         second = jnp.moveaxis(products.reshape(d, p, d, p), 2, 1)
-        return cls(FeatureMoments(population.mean(features), second), axis)
+        return cls(FeatureMoments(population.mean(features), second), vector)
 
 
 @record

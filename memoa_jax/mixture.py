@@ -21,6 +21,7 @@ import numpy as np
 
 from memoa_jax.arguments import number
 from memoa_jax.linalg import einsum, matmul, solve_spd, symmetrise
+from memoa_jax.spread import Spread
 from memoa_jax.types import (
     Array,
     Dimensions,
@@ -29,7 +30,6 @@ from memoa_jax.types import (
     Population,
     Scalar,
     Sight,
-    Spread,
     real_dtype,
     record,
 )

@@ -15,14 +15,14 @@ import jax.numpy as jnp
 from jax import lax
 
 
-def axis_of(mean: jax.Array) -> jax.Array:
+def householder_vector(mean: jax.Array) -> jax.Array:
     """Return the unit vector [p] whose reflection maps `mean` to a multiple of the first axis.
 
     It is zero, and the reflection nothing, where the mean is. Derivatives do not pass: nothing
-    that is reflected back depends on the axis.
+    that is reflected back depends on the vector.
 
     Example:
-      >>> axis_of(jnp.array([0.0, 0.0])).tolist()
+      >>> householder_vector(jnp.array([0.0, 0.0])).tolist()
       [0.0, 0.0]
     """
     mean = lax.stop_gradient(mean)
@@ -34,17 +34,17 @@ def axis_of(mean: jax.Array) -> jax.Array:
     return direction / jnp.maximum(jnp.sqrt(jnp.sum(direction**2)), 1.0)
 
 
-def reflect(values: Any, axis: Any, over: int = -1) -> Any:
-    """Return (I - 2 a a') v for unit vectors a (or zero); its own inverse. Takes NumPy's, too.
+def reflect(values: Any, vector: Any, over: int = -1) -> Any:
+    """Return (I - 2 h h') v for unit vectors h (or zero); its own inverse. Takes NumPy's, too.
 
     Args:
       values: vectors v along the dimension `over`.
-      axis: a along the same dimension; as many dimensions as `values`, and broadcasts.
+      vector: h along the same dimension; as many dimensions as `values`, and broadcasts.
       over: which dimension.
 
     Example:
       >>> mean = jnp.array([3.0, 4.0])
-      >>> reflect(mean, axis_of(mean)).round(3).tolist()
+      >>> reflect(mean, householder_vector(mean)).round(3).tolist()
       [-5.0, 0.0]
     """
-    return values - 2 * axis * (axis * values).sum(axis=over, keepdims=True)
+    return values - 2 * vector * (vector * values).sum(axis=over, keepdims=True)

@@ -20,19 +20,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-METRICS = (
-    "server_rmse",
-    "mean_field_rmse",
-    "mean_agent_rmse",
-    "worst_agent_rmse",
-    "best_agent_rmse",
-    "mean_agent_cost",
-    "worst_agent_cost",
-    "best_agent_cost",
-    "agent_cost_variance",
-    "mean_agent_effort",
-)
-"""Measured per policy. Costs are summed squared errors over the scored steps, effort apart."""
+from memoa_jax.choices import METRICS
 
 _COLUMNS = {
     "server_rmse": "server",

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from memoa_jax import build, canary, preflight
 from memoa_jax._version import __version__
+from memoa_jax.choices import METRICS
 from memoa_jax.config import (
     POLICIES,
     Config,
@@ -30,7 +31,6 @@ from memoa_jax.config_file import to_toml
 from memoa_jax.download import DownloadError
 from memoa_jax.metrics import Summary
 from memoa_jax.report import (
-    METRICS,
     Comparison,
     Finished,
     file_hash,

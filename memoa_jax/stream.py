@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from memoa_jax.arithmetic import computed_once
+from memoa_jax.arithmetic import cast_floating, computed_once
 from memoa_jax.footprint import bytes_of
 from memoa_jax.loop import Point, advance, begin, points_of
 from memoa_jax.metrics import diverging
@@ -221,21 +221,17 @@ def _answers(stream: Stream, survey: Survey | MixtureSurvey, found: Tree) -> Tre
     In float64 throughout: sums that bursts have made large leave a float32 recursion, of a game
     or of a regression, too few digits, and once for the whole population it costs nothing.
     """
-
-    def wide(leaf: Any) -> Any:
-        leaf = np.asarray(leaf)
-        return leaf.astype(np.float64) if np.issubdtype(leaf.dtype, np.floating) else leaf
-
     with jax.enable_x64(True):
         sights, size = held(stream.points), np.float64(stream.plan.agents)
-        arguments = jax.tree.map(wide, (survey, found, sights, size))
+        exact = functools.partial(_on_host, dtype=np.float64)
+        arguments = jax.tree.map(exact, (survey, found, sights, size))
         answers = meet(*arguments, dimensions=stream.dimensions)
+    return jax.tree.map(functools.partial(_on_host, dtype=stream.dtype), answers)
 
-    def narrow(leaf: Array) -> np.ndarray:
-        there = np.asarray(leaf)
-        return there.astype(stream.dtype) if np.issubdtype(there.dtype, np.floating) else there
 
-    return jax.tree.map(narrow, answers)
+def _on_host(leaf: Any, dtype: Any) -> np.ndarray:
+    found: np.ndarray = cast_floating(np.asarray(leaf), dtype)
+    return found
 
 
 def held(points: Point) -> Sight:

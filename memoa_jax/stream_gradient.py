@@ -16,14 +16,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from memoa_jax.arithmetic import cast_floating
+from memoa_jax.choices import Measure
 from memoa_jax.metrics import rmse
 from memoa_jax.placement import deal
-from memoa_jax.reflection import reflect
 from memoa_jax.simulate import prepare
+from memoa_jax.spread import Spread
 from memoa_jax.stream import Parts, Stream, held, meet
 from memoa_jax.timeseries import Series
-from memoa_jax.tuning import Measure
-from memoa_jax.types import Array, Encoder, Mixture, Policy, Spread, Tree
+from memoa_jax.types import Array, Encoder, Mixture, Policy, Tree
 
 Made = Callable[[Mapping[str, Any]], tuple[Encoder, Policy, Mixture]]
 
@@ -35,12 +36,12 @@ class Dual(NamedTuple):
     slopes: Tree
 
 
-class Powers(NamedTuple):
+class RawMoments(NamedTuple):
     """A `Spread` as sums that only add up: of ones, of values [m], of their products [m, m]."""
 
     ones: Array
-    values: Array
-    products: Array
+    first: Array
+    second: Array
 
 
 def stream_gradient(
@@ -111,7 +112,7 @@ class _Passes:
         made = self.made({name: values[k] for k, name in enumerate(self.names)})
         return Parts(*made, self.stream.parts.key)
 
-    def run(self, values: np.ndarray) -> tuple[Any, Any]:
+    def run(self, values: np.ndarray) -> Dual:
         """Return the objective and its slopes [m]."""
         told: tuple[Dual, ...] = ()
         for number in range(len(self.stream.surveys)):
@@ -119,16 +120,17 @@ class _Passes:
             for found in self.calls(self.looks[number], values, told):
                 total.add(found)
             told = (*told, self.met(self.answers[number], values, total))
-        total, judged = _Total(), _Judged(self.measure, self._smooth)
-        for found in self.calls(self.live, values, told):
-            total.add(Dual(found.value[0], found.slopes[0]))
-            judged.add(found.value[1], found.slopes[1])
         if self.measure == "server_rmse":
-            served = self.met(self.server, values, total)
-            return served.value, served.slopes
+            total = _Total()
+            for found in self.calls(self.live, values, told):
+                total.add(found)
+            return self.met(self.server, values, total)
+        reduction = _Reduction(self.measure, self._smooth)
+        for found in self.calls(self.live, values, told):
+            reduction.add(found)
         scale = 1 / self.stream.plan.agents if self.measure == "mean_agent_cost" else 1.0
         scale = self.temperature if self._smooth else scale
-        return scale * judged.value, scale * judged.slopes
+        return Dual(scale * reduction.value, scale * reduction.slopes)
 
     @property
     def _smooth(self) -> bool:
@@ -148,8 +150,8 @@ class _Passes:
         """Turn what a pass found into answers, in float64, and bring them to the dtype."""
         with jax.enable_x64(True):
             exact = answer(jnp.asarray(values), total.value, total.slopes)
-            narrow = functools.partial(_narrow, dtype=self.stream.dtype)
-            return jax.tree.map(narrow, exact)
+            dtype = self.stream.dtype
+            return jax.tree.map(lambda leaf: cast_floating(np.asarray(leaf), dtype), exact)
 
     @functools.cached_property
     def looks(self) -> list[Callable[..., Dual]]:
@@ -161,20 +163,21 @@ class _Passes:
 
     @functools.cached_property
     def live(self) -> Callable[..., Dual]:
-        """The last pass: what blocks hand to the server, and what their agents come to."""
+        """The last pass: what blocks hand to the server, or what a call's agents come to."""
         chosen = self.stream.chosen()
         rows, size = max(int(self.stream.series.scored.sum()), 1), self.stream.plan.size
         live = self.stream.live()
 
         def kept(found: Any, agents: Array, firsts: Array) -> Tree:
+            if self.measure == "server_rmse":
+                return found.shares["server"]
             exists = firsts[:, None] + jnp.arange(size, dtype=jnp.uint32)[None] < agents
             costs = found.costs / rows
-            if self.measure != "worst_agent_cost":
-                return found.shares["server"], jnp.sum(jnp.where(exists, costs, 0.0))
+            if self.measure == "mean_agent_cost":
+                return jnp.sum(jnp.where(exists, costs, 0.0))
             if not self._smooth:
-                return found.shares["server"], jnp.max(jnp.where(exists, costs, -jnp.inf))
-            scaled = jnp.where(exists, costs / self.temperature, -jnp.inf)
-            return found.shares["server"], jax.nn.logsumexp(scaled)
+                return jnp.max(jnp.where(exists, costs, -jnp.inf))
+            return jax.nn.logsumexp(jnp.where(exists, costs / self.temperature, -jnp.inf))
 
         def run(parts: Parts, points: Any, agents: Array, firsts: Array) -> Any:
             return live(parts, points, agents, *chosen, firsts)
@@ -231,10 +234,14 @@ class _Passes:
 
         @jax.jit
         def answer(point: Array, value: Tree, slopes: Tree) -> Dual:
-            sights = jax.tree.map(_wide, held(stream.points))
+            sights = jax.tree.map(
+                lambda leaf: cast_floating(leaf, jnp.float64), held(stream.points)
+            )
 
             def met(point: Array, sums: Tree) -> Tree:
-                found = jax.tree.map(_spread, sums, is_leaf=lambda leaf: isinstance(leaf, Powers))
+                found = jax.tree.map(
+                    _spread, sums, is_leaf=lambda leaf: isinstance(leaf, RawMoments)
+                )
                 survey = surveyed(self.parts(point))
                 size = jnp.float64(stream.plan.agents)
                 return made_of(meet(survey, found, sights, size, dimensions=stream.dimensions))
@@ -278,36 +285,31 @@ def _is_smooth(leaf: Any) -> bool:
     return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.floating))
 
 
-def _wide(leaf: Any) -> Any:
-    return leaf.astype(jnp.float64) if _is_smooth(leaf) else leaf
-
-
-def _narrow(leaf: Any, dtype: str) -> np.ndarray:
-    return np.asarray(leaf).astype(dtype) if _is_smooth(leaf) else np.asarray(leaf)
-
-
 def _is_spread(leaf: Any) -> bool:
     return isinstance(leaf, Spread)
 
 
-def _powers(leaf: Any) -> Any:
-    """Bring a call's blocks, leaves [blocks, ...], to sums; spreads are first reflected back."""
+def _is_raw(leaf: Any) -> bool:
+    return isinstance(leaf, RawMoments)
+
+
+def _sum_blocks(leaf: Any) -> Any:
+    """Bring a call's blocks, leaves [blocks, ...], to sums."""
     if not _is_spread(leaf):
         return jnp.sum(leaf, axis=0)
-    mean = reflect(leaf.mean, leaf.axis)
-    scatter = reflect(reflect(leaf.scatter, leaf.axis[..., :, None], -2), leaf.axis[..., None, :])
-    values = leaf.count[..., None] * mean
-    products = scatter + values[..., :, None] * mean[..., None, :]
-    return Powers(*(jnp.sum(one, axis=0) for one in (leaf.count, values, products)))
+    spread = leaf.reflected_back()
+    first = spread.count[..., None] * spread.mean
+    second = spread.scatter + first[..., :, None] * spread.mean[..., None, :]
+    return RawMoments(*(jnp.sum(one, axis=0) for one in (spread.count, first, second)))
 
 
 def _spread(leaf: Any) -> Any:
-    """Return the spread that sums come to; the inverse of `_powers`."""
-    if not isinstance(leaf, Powers):
+    """Return the spread that sums come to."""
+    if not _is_raw(leaf):
         return leaf
-    mean = leaf.values / jnp.maximum(leaf.ones, 1.0)[..., None]
-    scatter = leaf.products - leaf.values[..., :, None] * mean[..., None, :]
-    return Spread(leaf.ones, mean, scatter, jnp.zeros_like(mean))
+    mean = leaf.first / jnp.maximum(leaf.ones, 1.0)[..., None]
+    scatter = leaf.second - leaf.first[..., :, None] * mean[..., None, :]
+    return Spread(leaf.ones, mean, scatter, householder=jnp.zeros_like(mean))
 
 
 @jax.jit
@@ -315,7 +317,7 @@ def _summed(value: Tree, slopes: Tree) -> Dual:
     """Sum over the blocks of a call."""
 
     def summed(found: Tree) -> Tree:
-        return jax.tree.map(_powers, found, is_leaf=_is_spread)
+        return jax.tree.map(_sum_blocks, found, is_leaf=_is_spread)
 
     return _along(summed, (value,), (slopes,))
 
@@ -339,25 +341,24 @@ class _Total:
             self.slopes = jax.tree.map(np.add, self.slopes, one.slopes)
 
 
-class _Judged:
+class _Reduction:
     """What agents come to over calls: a sum, the largest, or the log of a sum of exponentials."""
 
-    def __init__(self, measure: Measure, smooth: bool = False) -> None:
+    def __init__(self, measure: Measure, smooth: bool) -> None:
         self.measure, self.smooth = measure, smooth
         self.value: Any = None
         self.slopes: Any = None
 
-    def add(self, value: Any, slopes: Any) -> None:
+    def add(self, found: Dual) -> None:
         """Enter a call's."""
-        value, slopes = np.float64(value), np.asarray(slopes, np.float64)
+        value, slopes = (np.asarray(one, np.float64) for one in found)
         if self.value is None:
             self.value, self.slopes = value, slopes
+        elif self.measure == "mean_agent_cost":
+            self.value, self.slopes = self.value + value, self.slopes + slopes
         elif self.smooth:
             joint = np.logaddexp(self.value, value)
             old, new = np.exp(self.value - joint), np.exp(value - joint)
             self.value, self.slopes = joint, old * self.slopes + new * slopes
-        elif self.measure == "worst_agent_cost":
-            if value > self.value:
-                self.value, self.slopes = value, slopes
-        else:
-            self.value, self.slopes = self.value + value, self.slopes + slopes
+        elif value > self.value:
+            self.value, self.slopes = value, slopes

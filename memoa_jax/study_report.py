@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from memoa_jax.choices import METRICS
 from memoa_jax.config import Cell, Study, label
-from memoa_jax.report import METRICS, aligned
+from memoa_jax.report import aligned
 
 MEASURED = (
     "server_rmse",

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from memoa_jax.reflection import reflect
-from memoa_jax.types import Spread, Tree
+from memoa_jax.spread import Spread
+from memoa_jax.types import Tree
 
 
 class Sums:
@@ -47,21 +47,12 @@ def _stack(*spreads: Spread) -> Spread:
 
 def _join(spreads: Spread) -> Spread:
     """Join the spreads of blocks, leaves [blocks, n, ...], about their common mean."""
-    count, mean, scatter = _straight(spreads)
+    exact = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), spreads).reflected_back()
+    count, mean, scatter = exact.count, exact.mean, exact.scatter
     total = count.sum(axis=0)
     share = (count / np.maximum(total, 1.0))[..., None]
     common = np.sum(share * mean, axis=0)
     apart = mean - common
     between = (count[..., None] * apart)[..., :, None] * apart[..., None, :]
     joint = np.sum(scatter + between, axis=0)
-    return Spread(count=total, mean=common, scatter=joint, axis=np.zeros_like(common))
-
-
-def _straight(spreads: Spread) -> list[np.ndarray]:
-    """Return counts, means and scatters in float64, reflected back."""
-    count, mean, scatter, axis = (
-        np.asarray(leaf, np.float64)
-        for leaf in (spreads.count, spreads.mean, spreads.scatter, spreads.axis)
-    )
-    scatter = reflect(reflect(scatter, axis[..., :, None], -2), axis[..., None, :])
-    return [count, reflect(mean, axis), scatter]
+    return Spread(count=total, mean=common, scatter=joint, householder=np.zeros_like(common))

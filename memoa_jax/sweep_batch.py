@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memoa_jax import build
+from memoa_jax.choices import METRICS
 from memoa_jax.config import POLICIES, Config
 from memoa_jax.config_values import Table
 from memoa_jax.footprint import bytes_of, free_bytes
 from memoa_jax.metrics import Summary
 from memoa_jax.preflight import size
-from memoa_jax.report import METRICS
 from memoa_jax.run import RunError, in_one_line, policies
 from memoa_jax.series import Series
 from memoa_jax.simulate import simulate

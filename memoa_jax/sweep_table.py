@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memoa_jax.choices import METRICS
 from memoa_jax.config import POLICIES
 from memoa_jax.config_faults import ConfigError
-from memoa_jax.report import METRICS
 from memoa_jax.run import policies
 from memoa_jax.sweep_batch import FIGURES, Figures, Place
 from memoa_jax.sweep_plan import Run

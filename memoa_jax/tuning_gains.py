@@ -22,7 +22,6 @@ from memoa_jax.nash_step import FeedbackGains, standard_gains
 from memoa_jax.types import Array, record
 
 Source = Literal["expected", "sampled"]
-Game = tuple[GameCost, FeatureMoments, Array, int, Array]
 
 
 @record

@@ -21,7 +21,6 @@ import jax
 import jax.numpy as jnp
 
 from memoa_jax.arithmetic import computed_once, halved, in_order
-from memoa_jax.reflection import axis_of, reflect
 
 Array = jax.Array
 Scalar = jax.Array | float
@@ -198,38 +197,6 @@ class Population:
         left = self.only_present(left)
         product = jnp.matmul(left, right.T, precision=jax.lax.Precision.HIGHEST)
         return self.combine(product[..., None])
-
-
-@record
-class Spread:
-    """Mean [m] and scatter [m, m] of `count` agents' values: sum (v - mean)(v - mean)'.
-
-    Taken about the mean, so nothing large is subtracted, and of values reflected about `axis` [m]
-    (see `memoa_jax.reflection`; zero: as they are). Spreads of blocks can be joined.
-    """
-
-    count: Array
-    mean: Array
-    scatter: Array
-    axis: Array
-
-    @classmethod
-    def of(cls, values: Array, population: Population, *, reflected: bool = False) -> Spread:
-        """Return the spread of ``[m, N]`` values over the agents that the block's sums count.
-
-        Example:
-          >>> Spread.of(jnp.array([[1.0, 3.0]]), Population(jnp.array(2.0))).scatter.tolist()
-          [[2.0]]
-        """
-        count = population.counted
-        mean = population.total(values) / jnp.maximum(count, 1.0)
-        axis = jnp.zeros_like(mean)
-        if reflected:
-            axis = axis_of(mean)
-            values = computed_once(reflect(values, axis[:, None], 0))
-            mean = population.total(values) / jnp.maximum(count, 1.0)
-        deviation = values - mean[:, None]
-        return cls(count, mean, population.products(deviation, deviation), axis)
 
 
 @record

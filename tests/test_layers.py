@@ -9,9 +9,11 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "memoa_jax"
 # Lowest first: a module imports only from those before it.
 ORDER = [
     "_version",
+    "choices",
     "arithmetic",
     "reflection",
     "types",
+    "spread",
     "arguments",
     "linalg",
     "draws",

@@ -8,9 +8,10 @@ import pytest
 from memoa_jax import GameCost, decentralized
 from memoa_jax.hindsight import MomentsSurvey, settle
 from memoa_jax.memory import History, Reflected
-from memoa_jax.reflection import axis_of, reflect
+from memoa_jax.reflection import householder_vector, reflect
+from memoa_jax.spread import Spread
 from memoa_jax.sums import Sums
-from memoa_jax.types import Dimensions, Population, Sight, Spread
+from memoa_jax.types import Dimensions, Population, Sight
 
 HORIZON, FEATURES, AGENTS = 3, 4, 5000
 
@@ -18,17 +19,17 @@ HORIZON, FEATURES, AGENTS = 3, 4, 5000
 @pytest.mark.parametrize("mean", [[3.0, 4.0, 0.0], [-2.0, 1.0, 5.0], [0.0, 0.0, 0.0], [0.0, 1, 0]])
 def test_a_mean_is_laid_on_the_first_axis_and_back(mean):
     mean = jnp.asarray(mean)
-    axis = axis_of(mean)
-    laid = reflect(mean, axis)
+    vector = householder_vector(mean)
+    laid = reflect(mean, vector)
     np.testing.assert_allclose(jnp.abs(laid[0]), jnp.linalg.norm(mean), rtol=1e-14)
     np.testing.assert_allclose(laid[1:], 0, atol=1e-14)
-    np.testing.assert_allclose(reflect(laid, axis), mean, atol=1e-14)
+    np.testing.assert_allclose(reflect(laid, vector), mean, atol=1e-14)
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e30])
 def test_means_of_any_size_have_an_axis(size):
     mean = jnp.asarray([3.0, 4.0], jnp.float32) * jnp.float32(size)
-    np.testing.assert_allclose(jnp.linalg.norm(axis_of(mean)), 1, rtol=1e-6)
+    np.testing.assert_allclose(jnp.linalg.norm(householder_vector(mean)), 1, rtol=1e-6)
 
 
 def features(dtype):
@@ -58,7 +59,7 @@ def plain(lived, population):
     whole = Reflected.of(lived, population)
     mean, second = population.mean(lived), population.products(lived[0], lived[0])[None, None]
     moments = type(whole.moments)(mean, second / population.size)
-    return Reflected(moments, jnp.zeros_like(whole.axis))
+    return Reflected(moments, jnp.zeros_like(whole.householder))
 
 
 def apart(found, exact):
@@ -80,7 +81,7 @@ def test_blocks_of_a_stream_are_joined_as_they_are_without_reflection():
     for part in jnp.split(lived, 2, axis=-1):
         half = Population(jnp.asarray(AGENTS / 1.0), own=jnp.asarray(AGENTS / 2))
         spread = Spread.of(part.reshape(FEATURES, -1), half, reflected=True)
-        assert np.any(spread.axis != 0)
+        assert np.any(spread.householder != 0)
         sums.add(jax.tree.map(lambda leaf: leaf[None], spread))
     joined, flat = sums.result(), np.asarray(lived.reshape(FEATURES, -1))
     np.testing.assert_allclose(joined.mean, flat.mean(axis=1), rtol=1e-12)

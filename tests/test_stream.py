@@ -20,10 +20,11 @@ from memoa_jax.policies import centralized, decentralized, greedy
 from memoa_jax.recording import Record
 from memoa_jax.series import make_series
 from memoa_jax.simulate import simulate
+from memoa_jax.spread import Spread
 from memoa_jax.stream import _live
 from memoa_jax.sums import Sums
 from memoa_jax.totals import Tally, joined
-from memoa_jax.types import Population, Spread
+from memoa_jax.types import Population
 
 KEY = jax.random.key(2)
 FIELDS = ("prediction", "control", "features")

@@ -6,7 +6,6 @@ import json
 import math
 from itertools import product
 from pathlib import Path
-from typing import get_args
 
 import jax
 import numpy as np
@@ -23,11 +22,11 @@ from memoa_jax import (
     sweep_plan,
     sweep_report,
 )
+from memoa_jax.choices import METRICS
 from memoa_jax.cli import main
 from memoa_jax.config import Config
 from memoa_jax.config_faults import ConfigError
 from memoa_jax.config_file import load, to_toml
-from memoa_jax.config_sweep import Metric
 from memoa_jax.figures import FigureError
 from memoa_jax.sweep_plan import plan
 
@@ -336,10 +335,6 @@ def test_without_scipy_sobol_is_refused_in_one_line(monkeypatch, capsys):
     assert main(["validate", drawn("random")]) == 0
 
 
-def test_metrics_are_those_of_the_report():
-    assert get_args(Metric) == report.METRICS
-
-
 # Numbers.
 
 
@@ -366,7 +361,7 @@ def test_every_row_is_that_of_a_run_of_its_own(dtype, who):
             arguments, options = build.simulation(one.config, series, encoder, table)
             alone = simulate(*arguments, **options)
             figures = found[one.index, label]
-            for name in (*report.METRICS, "worst_agent", "diverged_agents"):
+            for name in (*METRICS, "worst_agent", "diverged_agents"):
                 expected = float(getattr(alone.summary, name))
                 assert figures[name] == pytest.approx(expected, rel=tolerance, abs=tolerance), name
             assert figures["persistence"] == pytest.approx(float(alone.summary.persistence_rmse))
@@ -464,7 +459,7 @@ def test_the_table_is_tidy_and_its_two_files_agree(finished):
     folder = finished[0]
     table = rows(folder)
     axes = ["policy.decentralized.cost.effort", "encoder.noise"]
-    head = ["run", "point", *axes, "seed", "policy", "kind", "game", *report.METRICS]
+    head = ["run", "point", *axes, "seed", "policy", "kind", "game", *METRICS]
     head += ["worst_agent", "diverged_agents", "status", "notes", "persistence", "running_mean"]
     assert list(table[0]) == head
     order = [(run.index, policy) for run in plan(load("grid.toml")) for policy in POLICIES]
