@@ -8,6 +8,9 @@ of one device, or a few thousand of a stream are the same to it.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -192,6 +195,27 @@ def run_chunk(program: Program, state: State, points: Point) -> tuple[State, Inf
         )
 
     return lax.scan(body, state, points)
+
+
+def scan_in_chunks(
+    body: Callable[[Tree, Tree], tuple[Tree, Tree]], start: Tree, rows: Tree, length: int | None
+) -> tuple[Tree, Tree]:
+    """Scan; going back, what happened inside of a chunk of `length` rows is computed again.
+
+    None: a plain scan, every state of which is kept by whoever goes back.
+    """
+    count = jax.tree.leaves(rows)[0].shape[0]
+    if length is None or count < 2 * length:
+        return lax.scan(body, start, rows)
+    again = jax.checkpoint(functools.partial(lax.scan, body))
+    whole = count - count % length
+    chunks = jax.tree.map(lambda leaf: leaf[:whole].reshape(-1, length, *leaf.shape[1:]), rows)
+    state, found = lax.scan(again, start, chunks)
+    found = jax.tree.map(lambda leaf: leaf.reshape(whole, *leaf.shape[2:]), found)
+    if whole < count:
+        state, rest = again(state, jax.tree.map(lambda leaf: leaf[whole:], rows))
+        found = jax.tree.map(lambda *parts: jnp.concatenate(parts), found, rest)
+    return state, found
 
 
 def begin(

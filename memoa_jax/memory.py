@@ -86,6 +86,8 @@ class Reflected:
         features = computed_once(reflect(features, vector[None, :, None], -2))
         flat = features.reshape(d * p, count)
         products = population.products(flat, flat) / population.size
+        # Their mean anew: one that was reflected has the rounding of what all agents share in the
+        # small rest, too.
         second = jnp.moveaxis(products.reshape(d, p, d, p), 2, 1)
         return cls(FeatureMoments(population.mean(features), second), vector)
 

@@ -112,23 +112,23 @@ def run_resident(
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((program, state)))
     points, outputs = targets.shape
     length = min(chunk or (points if traced else DEFAULT_CHUNK), points)
-    pieces: list[Info] = []
     if traced:
         whole = prepared.points(series, 0, -(-points // length) * length)
-        state, joined = _run_traced(program, state, whole, layout=layout, length=length)
-        joined = jax.tree.map(lambda leaf: leaf[:points], joined)
-    for start in range(0, 0 if traced else points, length):
-        rows = min(length, points - start)
-        here = prepared.points(series, start, length)
-        state, info = _run_in_place(program, state, here, layout=layout)
-        pieces.append(jax.tree.map(lambda leaf, rows=rows: np.asarray(leaf[:rows]), info))
-        if on_chunk is not None:
-            on_chunk(start + rows, points)
-    if not traced:
-        joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *pieces)
+        state, info = _run_traced(program, state, whole, layout=layout, length=length)
+        info = jax.tree.map(lambda leaf: leaf[:points], info)
+    else:
+        pieces: list[Info] = []
+        for start in range(0, points, length):
+            rows = min(length, points - start)
+            here = prepared.points(series, start, length)
+            state, piece = _run_in_place(program, state, here, layout=layout)
+            pieces.append(jax.tree.map(lambda leaf, rows=rows: np.asarray(leaf[:rows]), piece))
+            if on_chunk is not None:
+                on_chunk(start + rows, points)
+        info = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *pieces)
     judged = _judge(state, diverging(targets), agents=prepared.agents, outputs=outputs)
     end = everything((*judged, state.server, state.totals.steps, state.status))
-    return Lived(joined, state, *end)
+    return Lived(info, state, *end)
 
 
 def resident_bytes(prepared: Prepared, series: Series, *, chunk: int | None) -> int:

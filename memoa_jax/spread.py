@@ -38,6 +38,7 @@ class Spread:
         if reflected:
             vector = householder_vector(mean)
             values = computed_once(reflect(values, vector[:, None], 0))
+            # Anew: reflecting the mean would leave the rounding of its large part in the rest.
             mean = population.total(values) / jnp.maximum(count, 1.0)
         deviation = values - mean[:, None]
         return cls(count, mean, population.products(deviation, deviation), vector)

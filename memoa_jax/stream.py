@@ -21,9 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from memoa_jax.arithmetic import cast_floating, computed_once
+from memoa_jax.arithmetic import computed_once
 from memoa_jax.footprint import bytes_of
-from memoa_jax.loop import Point, advance, begin, points_of
+from memoa_jax.loop import Point, advance, begin, points_of, scan_in_chunks
+from memoa_jax.meeting import answers, held, meet
 from memoa_jax.metrics import diverging
 from memoa_jax.placement import Blocks, Cut, deal, members
 from memoa_jax.recording import Field, Record
@@ -41,7 +42,6 @@ from memoa_jax.types import (
     Policy,
     Population,
     Scalar,
-    Sight,
     Survey,
     Tree,
     record,
@@ -98,6 +98,8 @@ class Stream:
     dtype: str
     best_readout: bool
     keep_costs: bool
+    steps_kept: int | None = None
+    """Steps between two states that are kept for going back (None: nobody goes back)."""
 
     @functools.cached_property
     def points(self) -> Point:
@@ -122,10 +124,25 @@ class Stream:
         lost = diverging(np.asarray(self.series.targets))
         return jnp.asarray(self.choice.agents, jnp.int32), lost
 
+    def answers(self, survey: Survey | MixtureSurvey, found: Tree) -> Tree:
+        """Return what a survey's sums [n, ...] come to at every step."""
+        return answers(
+            survey,
+            found,
+            self.points,
+            self.plan.agents,
+            dimensions=self.dimensions,
+            dtype=self.dtype,
+        )
+
     def look(self, number: int) -> functools.partial[Tree]:
         """Return what a pass for a survey calls."""
         return functools.partial(
-            _survey, number=number, dimensions=self.dimensions, shape=self.plan.shape
+            _survey,
+            number=number,
+            dimensions=self.dimensions,
+            shape=self.plan.shape,
+            steps_kept=self.steps_kept,
         )
 
     def live(self) -> functools.partial[Tree]:
@@ -137,6 +154,7 @@ class Stream:
             fields=self.choice.fields,
             best_readout=self.best_readout,
             keep_costs=self.keep_costs,
+            steps_kept=self.steps_kept,
         )
 
 
@@ -157,7 +175,7 @@ def run_stream(stream: Stream, on_call: Callable[[int, int], None] | None) -> St
         total = Sums()
         for found in calls(number, stream.look(number)):
             total.add(found)
-        told = (*told, _answers(stream, survey, total.result()))
+        told = (*told, stream.answers(survey, total.result()))
 
     total, tallies, costs, status, steps = Sums(), [], [], 0, 0
     for found in calls(passes - 1, stream.live(), *stream.chosen()):
@@ -169,7 +187,7 @@ def run_stream(stream: Stream, on_call: Callable[[int, int], None] | None) -> St
             costs.append(found.costs.reshape(-1))
     shares = total.result()
     server: MixtureSurvey = stream.parts.mixture.survey  # type: ignore[attr-defined]
-    outputs = np.asarray(_answers(stream, server, shares.pop("server")))
+    outputs = np.asarray(stream.answers(server, shares.pop("server")))
     outputs = np.concatenate([np.asarray(stream.points.target[:1]), outputs])
     shares = {name: share.astype(stream.dtype) for name, share in shares.items()}
     return Streamed(
@@ -215,61 +233,13 @@ def stream_bytes(stream: Stream) -> int:
     return max(most, bytes_of(_live.lower(*arguments, firsts, **live.keywords)))
 
 
-def _answers(stream: Stream, survey: Survey | MixtureSurvey, found: Tree) -> Tree:
-    """Turn what a pass found, float64 [n, ...], into the answers for every step, in the dtype.
-
-    In float64 throughout: sums that bursts have made large leave a float32 recursion, of a game
-    or of a regression, too few digits, and once for the whole population it costs nothing.
-    """
-    with jax.enable_x64(True):
-        sights, size = held(stream.points), np.float64(stream.plan.agents)
-        exact = functools.partial(_on_host, dtype=np.float64)
-        arguments = jax.tree.map(exact, (survey, found, sights, size))
-        answers = meet(*arguments, dimensions=stream.dimensions)
-    return jax.tree.map(functools.partial(_on_host, dtype=stream.dtype), answers)
-
-
-def _on_host(leaf: Any, dtype: Any) -> np.ndarray:
-    found: np.ndarray = cast_floating(np.asarray(leaf), dtype)
-    return found
-
-
-def held(points: Point) -> Sight:
-    """Return what everybody sees at each step, [n, ...]: the last target that was observed."""
-    rows = np.where(np.asarray(points.known), np.arange(points.known.shape[0]), 0)
-    held = points.target[np.maximum.accumulate(rows)]
-    steps = jnp.arange(points.known.shape[0], dtype=jnp.int32)
-    return Sight(step=steps, target=held, known=points.known, size=jnp.zeros(steps.shape))
-
-
 def _each(tallies: Tally) -> list[Tally]:
     """Take apart the tallies of a call's blocks; blocks without agents count as nothing."""
     count = tallies.agents.shape[0]
     return [jax.tree.map(lambda leaf, b=b: leaf[b], tallies) for b in range(count)]
 
 
-@functools.partial(jax.jit, static_argnames="dimensions")
-def meet(
-    survey: Survey | MixtureSurvey,
-    found: Tree,
-    sights: Sight,
-    size: Array,
-    *,
-    dimensions: Dimensions,
-) -> Tree:
-    """Turn what a pass found, [n, ...], into the answers for every step."""
-
-    def body(common: Tree, row: tuple[Tree, Sight]) -> tuple[Tree, Tree]:
-        here, sight = row
-        sight = Sight(sight.step, sight.target, sight.known, size)
-        return survey.meet(common, here, sight)
-
-    start = survey.begin(dimensions, sights.target.dtype)
-    answers: Tree = lax.scan(body, start, (found, sights))[1]
-    return answers
-
-
-@functools.partial(jax.jit, static_argnames=("number", "dimensions", "shape"))
+@functools.partial(jax.jit, static_argnames=("number", "dimensions", "shape", "steps_kept"))
 def _survey(
     parts: Parts,
     points: Point,
@@ -279,6 +249,7 @@ def _survey(
     number: int,
     dimensions: Dimensions,
     shape: Blocks,
+    steps_kept: int | None,
 ) -> Tree:
     """Let the blocks of a call look, for one survey, at all steps; return their shares."""
     survey = parts.policy.surveys[number]  # type: ignore[attr-defined]
@@ -315,10 +286,10 @@ def _survey(
             parts.encoder.init(parameters, block, dimensions, dtype),
             survey.init(dimensions, shape.size, dtype),
         )
-        found: Tree = lax.scan(body, start, points)[1]
+        found: Tree = scan_in_chunks(body, start, points, steps_kept)[1]
         return found
 
-    return lax.map(one, firsts)
+    return lax.map(one if steps_kept is None else jax.checkpoint(one), firsts)
 
 
 @record
@@ -354,7 +325,14 @@ class Found(NamedTuple):
 
 @functools.partial(
     jax.jit,
-    static_argnames=("dimensions", "shape", "fields", "best_readout", "keep_costs"),
+    static_argnames=(
+        "dimensions",
+        "shape",
+        "fields",
+        "best_readout",
+        "keep_costs",
+        "steps_kept",
+    ),
 )
 def _live(
     parts: Parts,
@@ -369,6 +347,7 @@ def _live(
     fields: tuple[Field, ...],
     best_readout: bool,
     keep_costs: bool,
+    steps_kept: int | None,
 ) -> Found:
     """Let the blocks of a call live through the series, told what the surveys found."""
     dtype = points.target.dtype
@@ -394,7 +373,8 @@ def _live(
         shares = jax.eval_shape(advance, program, state, first_point)[0].server
         nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shares)
         state = dataclasses.replace(state, server=nothing)
-        state, info = lax.scan(functools.partial(advance, program), state, points)
+        step = functools.partial(advance, program)
+        state, info = scan_in_chunks(step, state, points, steps_kept)
         made = jax.tree.map(
             lambda rows, last: jnp.concatenate([rows[1:], last[None]]), info.server, state.server
         )
@@ -406,4 +386,4 @@ def _live(
             costs=state.totals.cost.result() if keep_costs else None,
         )
 
-    return lax.map(one, firsts)
+    return lax.map(one if steps_kept is None else jax.checkpoint(one), firsts)

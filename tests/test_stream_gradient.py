@@ -36,11 +36,13 @@ def made_of(policy):
     return made
 
 
-def agree(policy, measure, temperature, *, block, start=START):
+def agree(policy, measure, temperature, *, block, mode="forward", start=START):
     """13 agents in blocks, the last of which is not full."""
     made = made_of(policy)
     how = {"num_agents": 13, "key": KEY, "dtype": "float64"}
-    follow = stream_gradient(LIVED, made, start, measure, temperature, block=block, **how)
+    follow = stream_gradient(
+        LIVED, made, start, measure, temperature, block=block, mode=mode, **how
+    )
 
     def objective(parameters):
         return objective_of(simulate(LIVED, *made(parameters), **how), measure, temperature)
@@ -58,12 +60,13 @@ def agree(policy, measure, temperature, *, block, start=START):
 
 
 @pytest.mark.parametrize(
-    ("policy", "measure", "temperature", "block"),
+    ("policy", "measure", "temperature", "block", "mode"),
     [
-        ("forecast", "server_rmse", 0.0, 5),
-        ("feedback", "worst_agent_cost", 0.2, 8),
+        ("forecast", "server_rmse", 0.0, 5, "forward"),
+        ("forecast", "server_rmse", 0.0, 5, "reverse"),
+        ("greedy", "worst_agent_cost", 0.2, 8, "reverse"),
         *(
-            pytest.param(policy, measure, temperature, block, marks=pytest.mark.slow)
+            pytest.param(policy, measure, temperature, 5, mode, marks=pytest.mark.slow)
             for policy in POLICIES
             for measure, temperature in (
                 ("server_rmse", 0.0),
@@ -71,12 +74,12 @@ def agree(policy, measure, temperature, *, block, start=START):
                 ("worst_agent_cost", 0.0),
                 ("worst_agent_cost", 0.2),
             )
-            for block in (5,)
+            for mode in ("forward", "reverse")
         ),
     ],
 )
-def test_blocks_give_the_gradient_of_all_agents_together(policy, measure, temperature, block):
-    agree(policy, measure, temperature, block=block)
+def test_blocks_give_the_gradient_of_all_agents_together(policy, measure, temperature, block, mode):
+    agree(policy, measure, temperature, block=block, mode=mode)
 
 
 def test_a_second_point_compiles_nothing():

@@ -1,0 +1,71 @@
+"""The meeting after a pass: sums over a population's blocks, turned into everybody's answers."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from memoa_jax.arithmetic import cast_floating
+from memoa_jax.loop import Point
+from memoa_jax.types import Array, Dimensions, MixtureSurvey, Sight, Survey, Tree
+
+
+def answers(
+    survey: Survey | MixtureSurvey,
+    found: Tree,
+    points: Point,
+    agents: int,
+    *,
+    dimensions: Dimensions,
+    dtype: str,
+) -> Tree:
+    """Turn what a pass found, float64 [n, ...], into the answers for every step, in `dtype`.
+
+    In float64 throughout: sums that bursts have made large leave a float32 recursion, of a game
+    or of a regression, too few digits, and once for the whole population it costs nothing.
+    """
+    with jax.enable_x64(True):
+        sights, size = held(points), np.float64(agents)
+        exact = functools.partial(_on_host, dtype=np.float64)
+        arguments = jax.tree.map(exact, (survey, found, sights, size))
+        met = meet(*arguments, dimensions=dimensions)
+    return jax.tree.map(functools.partial(_on_host, dtype=dtype), met)
+
+
+def held(points: Point) -> Sight:
+    """Return what everybody sees at each step, [n, ...]: the last target that was observed."""
+    rows = np.where(np.asarray(points.known), np.arange(points.known.shape[0]), 0)
+    held = points.target[np.maximum.accumulate(rows)]
+    steps = jnp.arange(points.known.shape[0], dtype=jnp.int32)
+    return Sight(step=steps, target=held, known=points.known, size=jnp.zeros(steps.shape))
+
+
+@functools.partial(jax.jit, static_argnames="dimensions")
+def meet(
+    survey: Survey | MixtureSurvey,
+    found: Tree,
+    sights: Sight,
+    size: Array,
+    *,
+    dimensions: Dimensions,
+) -> Tree:
+    """Turn what a pass found, [n, ...], into the answers for every step."""
+
+    def body(common: Tree, row: tuple[Tree, Sight]) -> tuple[Tree, Tree]:
+        here, sight = row
+        sight = Sight(sight.step, sight.target, sight.known, size)
+        return survey.meet(common, here, sight)
+
+    start = survey.begin(dimensions, sights.target.dtype)
+    met: Tree = lax.scan(body, start, (found, sights))[1]
+    return met
+
+
+def _on_host(leaf: Any, dtype: Any) -> np.ndarray:
+    found: np.ndarray = cast_floating(np.asarray(leaf), dtype)
+    return found
