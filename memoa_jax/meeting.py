@@ -37,6 +37,29 @@ def answers(
     return jax.tree.map(functools.partial(_on_host, dtype=dtype), met)
 
 
+def answer_shapes(
+    survey: Survey | MixtureSurvey,
+    found: Tree,
+    points: Point,
+    *,
+    dimensions: Dimensions,
+    dtype: str,
+) -> Tree:
+    """Return the shapes of what `answers` gives; `found` are those of a call, [blocks, n, ...]."""
+
+    def to(dtype: Any, skip: int, leaf: Any) -> jax.ShapeDtypeStruct:
+        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+        return jax.ShapeDtypeStruct(leaf.shape[skip:], np.dtype(dtype if floating else leaf.dtype))
+
+    with jax.enable_x64(True):
+        exact = functools.partial(_on_host, dtype=np.float64)
+        sums = jax.tree.map(functools.partial(to, np.float64, 1), found)
+        others = jax.tree.map(exact, (survey, held(points), np.float64(0)))
+        meeting = functools.partial(meet, dimensions=dimensions)
+        met = jax.eval_shape(meeting, others[0], sums, *others[1:])
+    return jax.tree.map(functools.partial(to, dtype, 0), met)
+
+
 def held(points: Point) -> Sight:
     """Return what everybody sees at each step, [n, ...]: the last target that was observed."""
     rows = np.where(np.asarray(points.known), np.arange(points.known.shape[0]), 0)

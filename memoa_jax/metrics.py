@@ -101,7 +101,12 @@ def diverging(targets: np.ndarray) -> float:
 
 
 def summarise(
-    tally: Tally, steps: Array, series: Series, server: Array, mean_field: Array
+    tally: Tally,
+    steps: Array,
+    series: Series,
+    server: Array,
+    mean_field: Array,
+    rows: int | None = None,
 ) -> Summary:
     """Turn what the agents came to and the run's trajectories into its figures; exact, O(n d).
 
@@ -111,8 +116,11 @@ def summarise(
       series: n points, and which of them count.
       server: [n, d], row t the server's prediction of y_t.
       mean_field: [n, d], likewise the mean over agents.
+      rows: of a run that was cut off, how many of them there are; the others are not looked at.
     """
     targets, known = np.asarray(series.targets, np.float64), series.scored
+    if rows is not None:
+        known = known & (np.arange(len(known)) < rows)
     plain = baselines(targets)
     return _figures(
         tally,

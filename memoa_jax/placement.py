@@ -103,9 +103,15 @@ def members(shape: Blocks, agents: Array, first: Array, dtype: Any) -> tuple[Arr
 
 
 def deal(
-    run: Callable[..., Tree], plan: Cut, devices: Sequence[Any], arguments: tuple[Tree, ...]
+    run: Callable[..., Tree],
+    plan: Cut,
+    devices: Sequence[Any],
+    arguments: tuple[Tree, ...],
+    begun: int = 0,
 ) -> Iterator[Tree]:
     """Run all calls, dealt to the devices in turn, a thread for each; yield results in order.
+
+    Those before `begun` are left out; of several processes, it is a multiple of the devices.
 
     Devices may belong to several processes, the same number to each: every process runs the
     calls of its own and is given the results of all.
@@ -121,12 +127,12 @@ def deal(
     alone = len(ours) == len(devices)
     # Processes meet after each round: all do something in the last one, needed or not.
     rounds = -(-plan.calls // len(devices))
-    calls = range(plan.calls if alone else rounds * len(devices))
+    calls = range(begun, plan.calls if alone else rounds * len(devices))
     found = _ahead(one, [call for call in calls if call % len(devices) in placed], len(ours))
     if alone:
         yield from found
         return
-    for done in range(0, plan.calls, len(devices)):
+    for done in range(begun, plan.calls, len(devices)):
         results = _exchange([next(found) for _ in ours], devices)
         yield from results[: plan.calls - done]
 

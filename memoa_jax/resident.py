@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jax import lax
 from jax.sharding import Mesh
 
 from memoa_jax.footprint import bytes_of
+from memoa_jax.keeping import Keeper, Kept
 from memoa_jax.loop import Info, Point, Program, State, begin, points_of, run_chunk
 from memoa_jax.mesh import (
     Layout,
@@ -105,30 +106,91 @@ def run_resident(
     *,
     chunk: int | None,
     on_chunk: Callable[[int, int], None] | None,
+    keeper: Keeper | None = None,
+    told: Callable[[Lived, int], Any] | None = None,
 ) -> Lived:
-    """Advance all agents through the series, in chunks of steps; see `simulate`."""
-    layout, targets = prepared.layout, np.asarray(series.targets)
+    """Advance all agents through the series, in chunks of steps; see `simulate`.
+
+    `told` turns the life so far, and its rows, into what the keeper is shown.
+    """
     program, state = _begin(*prepared)
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((program, state)))
-    points, outputs = targets.shape
+    points = series.targets.shape[0]
     length = min(chunk or (points if traced else DEFAULT_CHUNK), points)
     if traced:
         whole = prepared.points(series, 0, -(-points // length) * length)
-        state, info = _run_traced(program, state, whole, layout=layout, length=length)
+        state, info = _run_traced(program, state, whole, layout=prepared.layout, length=length)
         info = jax.tree.map(lambda leaf: leaf[:points], info)
-    else:
-        pieces: list[Info] = []
-        for start in range(0, points, length):
-            rows = min(length, points - start)
-            here = prepared.points(series, start, length)
-            state, piece = _run_in_place(program, state, here, layout=layout)
-            pieces.append(jax.tree.map(lambda leaf, rows=rows: np.asarray(leaf[:rows]), piece))
-            if on_chunk is not None:
-                on_chunk(start + rows, points)
-        info = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *pieces)
-    judged = _judge(state, diverging(targets), agents=prepared.agents, outputs=outputs)
-    end = everything((*judged, state.server, state.totals.steps, state.status))
-    return Lived(info, state, *end)
+        return _lived(prepared, series, state, info)
+    state, info, done = _resumed(prepared, series, program, state, keeper)
+
+    def keep() -> Kept:
+        whole = jax.tree.map(np.asarray, everything(state))
+        return Kept({"state": whole, "info": info}, {"done": done})
+
+    def partial() -> Any:
+        return None if told is None else told(_lived(prepared, series, state, info), done)
+
+    while done < points:
+        rows = min(length, points - done)
+        here = prepared.points(series, done, length)
+        state, piece = _run_in_place(program, state, here, layout=prepared.layout)
+        info = _entered(info, piece, done, points)
+        done += rows
+        if on_chunk is not None:
+            on_chunk(done, points)
+        if keeper is not None and done < points:
+            keeper.offer(done, points, keep, partial)
+    return _lived(prepared, series, state, jax.tree.map(jnp.asarray, info))
+
+
+def _entered(info: Info | None, piece: Info, done: int, points: int) -> Info:
+    """Enter a chunk's rows in those of the whole run, NumPy [points, ...], in place."""
+
+    def blank(leaf: Array) -> np.ndarray:
+        return np.zeros((points, *leaf.shape[1:]), leaf.dtype)
+
+    def enter(rows: np.ndarray, leaf: Array) -> None:
+        rows[done : done + leaf.shape[0]] = np.asarray(leaf)[: points - done]
+
+    whole: Info = jax.tree.map(blank, piece) if info is None else info
+    jax.tree.map(enter, whole, piece)
+    return whole
+
+
+def _resumed(
+    prepared: Prepared, series: Series, program: Program, state: State, keeper: Keeper | None
+) -> tuple[State, Info | None, int]:
+    """Return where to begin: the state, the rows so far (None: none), and how many."""
+    if keeper is None:
+        return state, None, 0
+    points = series.targets.shape[0]
+
+    def template(_: Any) -> Tree:
+        here = prepared.points(series, 0, 2)
+        run = functools.partial(_run, layout=prepared.layout)
+        _, rows = jax.eval_shape(run, program, state, here)
+        whole = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((points, *leaf.shape[1:]), leaf.dtype), rows
+        )
+        return {"state": state, "info": whole}
+
+    kept = keeper.resume(template)
+    if kept is None:
+        return state, None, 0
+    there = jax.tree.map(
+        lambda leaf, begun: jax.device_put(leaf, begun.sharding), kept.tree["state"], state
+    )
+    return there, kept.tree["info"], int(kept.facts["done"])
+
+
+def _lived(prepared: Prepared, series: Series, state: State, info: Info) -> Lived:
+    """Judge a life as it stands."""
+    targets = np.asarray(series.targets)
+    judged = _judge(state, diverging(targets), agents=prepared.agents, outputs=targets.shape[1])
+    return Lived(
+        info, state, *everything((*judged, state.server, state.totals.steps, state.status))
+    )
 
 
 def resident_bytes(prepared: Prepared, series: Series, *, chunk: int | None) -> int:

@@ -16,13 +16,15 @@ from jax.sharding import Mesh
 
 from memoa_jax.arguments import one_of, whole
 from memoa_jax.draws import seed_words
+from memoa_jax.keeping import Keeper
 from memoa_jax.loop import State
 from memoa_jax.metrics import Summary, summarise
 from memoa_jax.placement import cut
 from memoa_jax.recording import Record, check
-from memoa_jax.resident import Prepared, run_resident
+from memoa_jax.resident import Lived, Prepared, run_resident
 from memoa_jax.series import Series
-from memoa_jax.stream import Parts, Stream, Streamed, refusals, run_stream
+from memoa_jax.stream import Parts, Stream, refusals
+from memoa_jax.stream_run import Streamed, run_stream
 from memoa_jax.types import (
     Array,
     Dimensions,
@@ -77,6 +79,7 @@ def simulate(
     mesh: Mesh | None = None,
     reproducible: bool = False,
     keep_costs: bool | None = None,
+    keeper: Keeper | None = None,
 ) -> Result:
     """Run a population of agents through a series, one step at a time, and score it.
 
@@ -122,6 +125,9 @@ def simulate(
         devices, and what the server makes of them is the same up to rounding. Else all of it is
         the same up to the rounding of sums over N. A stream is always the same bits.
       keep_costs: whether to return every agent's cost; default True for a resident run.
+      keeper: keeps the run between compiled calls, and may know where to go on from (see
+        `memoa_jax.keeping`); a run that is gone on with gives the same bits. Not under a
+        transformation.
 
     Returns:
       Result.
@@ -162,18 +168,24 @@ def simulate(
     )
     record = Record(agents=(), fields=()) if record is None else record
     if isinstance(prepared, Stream):
-        return _streamed(run_stream(prepared, on_chunk), record, series)
-    lived = run_resident(prepared, series, chunk=chunk, on_chunk=on_chunk)
-    info = lived.info
-    return Result(
-        server=info.server,
-        mean_field=info.mean_field,
-        forecast=lived.forecast,
-        agent_costs=None if keep_costs is False else lived.costs,
-        summary=summarise(lived.tally, lived.steps, series, info.server, info.mean_field),
-        recorded=_kept(record, info.recorded),
-        state=lived.state,
-        status=lived.status,
+        return _streamed(run_stream(prepared, on_chunk, keeper), record, series)
+
+    def result(lived: Lived, rows: int | None = None) -> Result:
+        info = lived.info
+        figures = (lived.tally, lived.steps, series, info.server, info.mean_field, rows)
+        return Result(
+            server=info.server,
+            mean_field=info.mean_field,
+            forecast=lived.forecast,
+            agent_costs=None if keep_costs is False else lived.costs,
+            summary=summarise(*figures),
+            recorded=_kept(record, info.recorded),
+            state=lived.state,
+            status=lived.status,
+        )
+
+    return result(
+        run_resident(prepared, series, chunk=chunk, on_chunk=on_chunk, keeper=keeper, told=result)
     )
 
 

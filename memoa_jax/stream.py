@@ -1,4 +1,4 @@
-"""The stream schedule: block by block through all time, in memory that does not grow with N.
+"""A stream's passes: block by block through all time, in memory that does not grow with N.
 
 Agents influence one another through sums over the population alone. What those sums come to at
 every step is found by passes over all blocks (`Survey`), each of which leaves n rows of a few
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,13 +24,12 @@ from jax import lax
 from memoa_jax.arithmetic import computed_once
 from memoa_jax.footprint import bytes_of
 from memoa_jax.loop import Point, advance, begin, points_of, scan_in_chunks
-from memoa_jax.meeting import answers, held, meet
+from memoa_jax.meeting import answer_shapes, answers
 from memoa_jax.metrics import diverging
-from memoa_jax.placement import Blocks, Cut, deal, members
+from memoa_jax.placement import Blocks, Cut, members
 from memoa_jax.recording import Field, Record
 from memoa_jax.series import Series
-from memoa_jax.sums import Sums
-from memoa_jax.totals import Tally, joined
+from memoa_jax.totals import Tally
 from memoa_jax.types import (
     Agents,
     Array,
@@ -56,19 +55,6 @@ class Parts:
     policy: Policy
     mixture: Mixture
     key: Array
-
-
-class Streamed(NamedTuple):
-    """What a stream returns: rows over time, what the agents came to, and what was kept of them."""
-
-    server: np.ndarray
-    mean_field: np.ndarray
-    forecast: np.ndarray
-    tally: Tally
-    steps: int
-    costs: np.ndarray | None
-    recorded: dict[str, np.ndarray]
-    status: int
 
 
 def refusals(policy: Policy, mixture: Mixture, choice: Record, *, participation: bool) -> list[str]:
@@ -135,6 +121,12 @@ class Stream:
             dtype=self.dtype,
         )
 
+    def answer_shapes(self, survey: Survey | MixtureSurvey, found: Tree) -> Tree:
+        """Return the shapes of those answers; `found` are those of a call."""
+        return answer_shapes(
+            survey, found, self.points, dimensions=self.dimensions, dtype=self.dtype
+        )
+
     def look(self, number: int) -> functools.partial[Tree]:
         """Return what a pass for a survey calls."""
         return functools.partial(
@@ -158,57 +150,12 @@ class Stream:
         )
 
 
-def run_stream(stream: Stream, on_call: Callable[[int, int], None] | None) -> Streamed:
-    """Run all blocks through all time; exact, O(n N) for every pass: one, and one per survey."""
-    plan, choice = stream.plan, stream.choice
-    passes = len(stream.surveys) + 1
-    told: tuple[Tree, ...] = ()
-
-    def calls(number: int, run: Callable[..., Tree], *arguments: Tree) -> Iterator[Tree]:
-        every = stream.arguments(told, *arguments)
-        for done, found in enumerate(deal(run, plan, stream.devices, every), 1):
-            yield found
-            if on_call is not None:
-                on_call(number * plan.calls + done, passes * plan.calls)
-
-    for number, survey in enumerate(stream.surveys):
-        total = Sums()
-        for found in calls(number, stream.look(number)):
-            total.add(found)
-        told = (*told, stream.answers(survey, total.result()))
-
-    total, tallies, costs, status, steps = Sums(), [], [], 0, 0
-    for found in calls(passes - 1, stream.live(), *stream.chosen()):
-        total.add(found.shares)
-        tallies.append(joined(_each(found.tally)))
-        status |= int(np.bitwise_or.reduce(found.status))
-        steps = int(found.steps[0])
-        if stream.keep_costs:
-            costs.append(found.costs.reshape(-1))
-    shares = total.result()
-    server: MixtureSurvey = stream.parts.mixture.survey  # type: ignore[attr-defined]
-    outputs = np.asarray(stream.answers(server, shares.pop("server")))
-    outputs = np.concatenate([np.asarray(stream.points.target[:1]), outputs])
-    shares = {name: share.astype(stream.dtype) for name, share in shares.items()}
-    return Streamed(
-        server=outputs[:-1],
-        mean_field=shares["mean_field"],
-        forecast=outputs[-1],
-        tally=joined(tallies),
-        steps=steps,
-        costs=np.concatenate(costs)[: plan.agents] if stream.keep_costs else None,
-        recorded={name: shares[name] for name in choice.fields},
-        status=status,
-    )
-
-
 def stream_bytes(stream: Stream) -> int:
     """Return the bytes that a device holds in a run; compiles it for the first of them.
 
     On CPU the devices share the machine's memory: each of them needs as much.
     """
     device = next(one for one in stream.devices if one.process_index == jax.process_index())
-    size, targets = jnp.asarray(stream.plan.agents, stream.dtype), held(stream.points)
     firsts = jax.device_put(stream.plan.firsts(0), device)
     told: tuple[Tree, ...] = ()
     most = 0
@@ -223,20 +170,10 @@ def stream_bytes(stream: Stream) -> int:
     for number, survey in enumerate(stream.surveys):
         look, arguments = stream.look(number), jax.tree.map(there, stream.arguments(told))
         most = max(most, bytes_of(_survey.lower(*arguments, firsts, **look.keywords)))
-        found = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),
-            jax.eval_shape(look, *arguments, firsts),
-        )
-        meeting = functools.partial(meet, dimensions=stream.dimensions)
-        told = (*told, jax.eval_shape(meeting, survey, found, targets, size))
+        found = jax.eval_shape(look, *arguments, firsts)
+        told = (*told, stream.answer_shapes(survey, found))
     live, arguments = stream.live(), jax.tree.map(there, stream.arguments(told, *stream.chosen()))
     return max(most, bytes_of(_live.lower(*arguments, firsts, **live.keywords)))
-
-
-def _each(tallies: Tally) -> list[Tally]:
-    """Take apart the tallies of a call's blocks; blocks without agents count as nothing."""
-    count = tallies.agents.shape[0]
-    return [jax.tree.map(lambda leaf, b=b: leaf[b], tallies) for b in range(count)]
 
 
 @functools.partial(jax.jit, static_argnames=("number", "dimensions", "shape", "steps_kept"))

@@ -32,9 +32,29 @@ class Sums:
             ]
         self._leaves = leaves
 
+    @property
+    def leaves(self) -> list[Any]:
+        """The sums so far, without their structure."""
+        return self._leaves
+
+    @classmethod
+    def of(cls, leaves: list[Any], like: Tree) -> Sums:
+        """Return the sums that these are the leaves of, over what is built as `like`."""
+        sums = cls()
+        sums._leaves, sums._structure = leaves, jax.tree.structure(like, is_leaf=_is_spread)
+        return sums
+
     def result(self) -> Tree:
         """Return the sums over all blocks entered, NumPy float64."""
         return jax.tree.unflatten(self._structure, self._leaves)
+
+
+def shapes(found: Tree) -> list[Any]:
+    """Return the shapes of the leaves of sums over what has the shapes of `found`."""
+    return [
+        jax.tree.map(lambda one: jax.ShapeDtypeStruct(one.shape[1:], np.dtype(np.float64)), leaf)
+        for leaf in jax.tree.leaves(found, is_leaf=_is_spread)
+    ]
 
 
 def _is_spread(leaf: Any) -> bool:

@@ -1,0 +1,109 @@
+"""Files that are written whole or not at all, and folders that one process writes at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+if sys.platform != "win32":
+    import fcntl
+
+LOCK = ".memoa.lock"
+
+
+class LockedError(Exception):
+    """Another process writes in the folder; the message is one line that names it."""
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a file whole, or leave the old one as it was; it is on the disk on return.
+
+    Raises:
+      OSError: whatever went wrong; no part of the content is left anywhere.
+    """
+    with replacing(path) as stream:
+        stream.write(content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file to be written whole; at the end it takes the place of the old one.
+
+    What is written goes under a temporary name and to the disk first.
+
+    Raises:
+      OSError: as `replace`.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w+b") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        remove(temporary)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where the system can."""
+    with contextlib.suppress(OSError):
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def remove(path: Path) -> None:
+    """Remove a file if it is there; one that cannot be removed stays."""
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def file_hash(path: Path) -> str:
+    """Return a file's sha256 in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing in a folder; the system lets go when this one dies.
+
+    Raises:
+      LockedError: if another process has it.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    path = folder / LOCK
+    with open(path, "a+b") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LockedError(f"{folder}: {_holder(stream)} writes here: allowed is one") from None
+        except OSError:  # a file system without locks
+            yield
+            return
+        stream.truncate(0)
+        stream.write(str(os.getpid()).encode())
+        stream.flush()
+        try:
+            yield
+        finally:
+            # Under the lock: whoever waits for it opens a file of its own.
+            remove(path)
+
+
+def _holder(stream: IO[Any]) -> str:
+    stream.seek(0)
+    number = stream.read(20).decode(errors="replace")
+    return f"process {number}" if number.isdigit() else "another process"
