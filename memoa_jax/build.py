@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from memoa_jax import download, encoders, experts, mixture, participation, policies, scaling
 from memoa_jax.config import POLICIES, Config, GivenFeatures, ParticipationFile
 from memoa_jax.config_faults import ConfigError
+from memoa_jax.config_file import put
 from memoa_jax.config_series import SERIES, Boc, Ett, OwnTable, PublicData
 from memoa_jax.config_values import Table, kind_of
 from memoa_jax.game import GameCost
@@ -51,12 +52,9 @@ def _keys(table: Table, *without: str) -> dict[str, Any]:
 def _changed(keys: dict[str, Any], changes: Changes, family: str) -> dict[str, Any]:
     """Return keys with the values of the changes that belong to a family's table."""
     for key, value in changes.items():
-        owner, *path, last = key.split(".")
+        owner, _, rest = key.partition(".")
         if owner == family:
-            node = keys
-            for name in path:
-                node = node[name]
-            node[last] = value
+            put(keys, rest, value)
     return keys
 
 

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
 
 from pydantic import Field
 
+from memoa_jax.choices import Constraint, Measure, Mode, Optimiser
 from memoa_jax.config import POLICIES, Config, Seeds
 from memoa_jax.config_values import Count, Inside, Label, NonNegative, Positive, Table, Text
 
-TUNABLE = {
-    "policy.cost.tracking": "not_negative",
-    "policy.cost.consensus": "not_negative",
-    "policy.cost.ensemble": "not_negative",
+TUNABLE: Mapping[str, Constraint] = {
+    "policy.cost.tracking": "non_negative",
+    "policy.cost.consensus": "non_negative",
+    "policy.cost.ensemble": "non_negative",
     "policy.cost.effort": "positive",
-    "policy.cost.forgetting": "not_negative",
+    "policy.cost.forgetting": "non_negative",
     "policy.greedy_effort": "positive",
     "policy.ridge": "positive",
-    "policy.discount": "share",
-    "encoder.noise": "not_negative",
-    "encoder.views.offset": "not_negative",
-    "encoder.views.noise": "not_negative",
+    "policy.discount": "unit_interval",
+    "encoder.noise": "non_negative",
+    "encoder.views.offset": "non_negative",
+    "encoder.views.noise": "non_negative",
     "mixture.kappa": "positive",
     "mixture.eta": "free",
-    "mixture.discount": "share",
+    "mixture.discount": "unit_interval",
 }
-"""The keys that a run is differentiable in, and how each is bound (`tuning.Bound`)."""
+"""The keys that a run is differentiable in, and what each is kept to."""
 
 Part = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False, description="a number >= 0 and < 1")]
 
@@ -45,13 +46,13 @@ class Tune(Table):
         list[Text], Field(min_length=1, description='a list of keys such as "policy.cost.effort"')
     ]
     policy: Label | None = None
-    measure: Literal["server_rmse", "mean_agent_cost", "worst_agent_cost"] = "server_rmse"
+    measure: Measure = "server_rmse"
     temperature: NonNegative = 0.0
-    optimiser: Literal["adam", "adabelief", "lion", "nadam", "rmsprop", "sgd"] = "adam"
+    optimiser: Optimiser = "adam"
     learning_rate: Positive = 0.05
     steps: Count = 100
     patience: Count | None = 20
-    mode: Literal["auto", "forward", "reverse"] = "auto"
+    mode: Mode = "auto"
     seeds: Seeds | None = None
     warm_up: Part = 0.1
     validation: Inside = 0.2
@@ -121,6 +122,3 @@ def faults(config: TuneConfig) -> Iterator[tuple[tuple[str | int, ...], str]]:
             yield place, f"{where}: not a number that this run has; allowed: {allowed}"
         elif key in tune.keys[:index]:
             yield place, f"{where}: named twice"
-    if config.run.schedule == "stream" and tune.mode == "reverse":
-        fault = 'tune.mode = "reverse": allowed is "forward" with run.schedule = "stream"'
-        yield ("tune", "mode"), fault

@@ -25,7 +25,7 @@ _COLUMNS = {
 }
 
 
-class Rows(NamedTuple):
+class Split(NamedTuple):
     """Where the windows of one origin begin; the held-out one ends before `stop`."""
 
     scored: int
@@ -35,9 +35,9 @@ class Rows(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """One origin: its rows, what descent found before it, and how that did after it."""
+    """One origin: its split, what descent found before it, and how that did after it."""
 
-    rows: Rows
+    split: Split
     tuned: Tuned
     judged: Mapping[str, Mapping[str, float]]
 
@@ -81,7 +81,7 @@ def summarise(
 def _origin(one: Origin) -> dict[str, Any]:
     best = one.tuned.history.index(one.tuned.best)
     return {
-        "rows": one.rows._asdict(),
+        "rows": one.split._asdict(),
         "steps": len(one.tuned.history) - 1,
         "stopped": one.tuned.stopped,
         "best_step": best,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 
 from memoa_jax import build, canary, tune_report
 from memoa_jax.config_faults import ConfigError
-from memoa_jax.config_file import to_toml
+from memoa_jax.config_file import put, to_toml
 from memoa_jax.config_tune import TUNABLE, TuneConfig
 from memoa_jax.figures import FigureError
 from memoa_jax.report import to_json, write_files
@@ -23,8 +24,9 @@ from memoa_jax.run import in_one_line, input_files, manifest
 from memoa_jax.simulate import simulate
 from memoa_jax.stream_gradient import stream_gradient
 from memoa_jax.timeseries import Series, part
-from memoa_jax.tune_report import Origin, Rows
+from memoa_jax.tune_report import Origin, Split
 from memoa_jax.tuning import (
+    Gradient,
     Objective,
     Parameters,
     Step,
@@ -33,6 +35,7 @@ from memoa_jax.tuning import (
     chosen_mode,
     objective_of,
     tune,
+    value_and_gradient,
 )
 
 FEWEST_ROWS = 2
@@ -67,19 +70,19 @@ def run_tuning(
         if check:  # a difference of two runs needs the digits
             config = config.model_copy(update={"dtype": "float64"})
         series = build.series(config.series)
-        windows = rows_of(config, series.num_points)
+        windows = splits(config, series.num_points)
         build.encoder(config, series.num_points)
     start, checked = config.start(), None
     origins: list[Origin] = []
-    for number, rows in enumerate(windows):
+    for number, split in enumerate(windows):
         said = f"origin {number + 1} of {len(windows)}: " if len(windows) > 1 else ""
         with in_one_line():
             if check and checked is None:
-                objective = objective_on(config, part(series, rows.scored, rows.validation))
+                objective = objective_on(config, part(series, split.scored, split.validation))
                 checked = check_gradient(objective, start, config.tune.mode)
                 say(tune_report.told_check(checked))
-            tuned = _descend(config, series, rows, start, functools.partial(_after, say, said))
-            origins.append(Origin(rows, tuned, _judged(config, series, rows, tuned, start)))
+            tuned = _descend(config, series, split, start, functools.partial(_after, say, said))
+            origins.append(Origin(split, tuned, _judged(config, series, split, tuned, start)))
         if tuned.stopped == "interrupted":
             break
     summary = tune_report.summarise(
@@ -98,8 +101,8 @@ def _after(say: Callable[[str], None], said: str, line: str) -> None:
     say(said + line)
 
 
-def rows_of(config: TuneConfig, points: int) -> list[Rows]:
-    """Return the windows of every origin.
+def splits(config: TuneConfig, points: int) -> list[Split]:
+    """Return where the windows of every origin begin and end.
 
     Raises:
       ConfigError: if one of them has fewer than `FEWEST_ROWS` rows.
@@ -107,35 +110,37 @@ def rows_of(config: TuneConfig, points: int) -> list[Rows]:
     Source: rolling origins as in Tashman (2000): each window is judged with what was tuned on
       the rows before it.
     """
-    tune, held = config.tune, round(config.tune.held_out * (points - 1))
-    edges = [points - held + (held * k) // tune.origins for k in range(tune.origins + 1)]
+    wanted, held = config.tune, round(config.tune.held_out * (points - 1))
+    edges = [points - held + (held * k) // wanted.origins for k in range(wanted.origins + 1)]
     found = []
     for begin, stop in itertools.pairwise(edges):
-        scored = max(1, round(tune.warm_up * begin))
-        rows = Rows(scored, begin - round(tune.validation * (begin - scored)), begin, stop)
+        scored = max(1, round(wanted.warm_up * begin))
+        split = Split(scored, begin - round(wanted.validation * (begin - scored)), begin, stop)
         for name, first, last in (
-            ("warm_up and tune.validation leave", rows.scored, rows.validation),
-            ("validation has", rows.validation, rows.held_out),
-            ("held_out and tune.origins give a window of", rows.held_out, rows.stop),
+            ("warm_up and tune.validation leave", split.scored, split.validation),
+            ("validation has", split.validation, split.held_out),
+            ("held_out and tune.origins give a window of", split.held_out, split.stop),
         ):
             if last - first < FEWEST_ROWS:
                 fault = f"tune.{name} {last - first} rows of the series' {points - 1}"
                 raise ConfigError([f"{fault}: allowed is {FEWEST_ROWS} or more"])
-        found.append(rows)
+        found.append(split)
     return found
 
 
 def objective_on(config: TuneConfig, series: Series) -> Objective:
     """Return the mean over the seeds of what is to be small, on the scored rows of a series."""
-    tune = config.tune
     keys = [jax.random.key(seed) for seed in config.all_seeds]
+    reverse = chosen_mode(len(config.start()), config.tune.mode) == "reverse"
+    # Going back, states are kept at the chunks' ends.
+    chunk = math.isqrt(series.num_points) if reverse else None
 
     def objective(parameters: Parameters) -> jax.Array:
         def one(key: jax.Array) -> jax.Array:
             how = {**_how(config, key), "schedule": config.run.schedule, "block": config.run.block}
             parts = _parts(config, series, parameters)
-            result = simulate(series, *parts, keep_costs=True, **how)
-            return objective_of(result, tune.measure, tune.temperature)
+            result = simulate(series, *parts, keep_costs=True, chunk=chunk, **how)
+            return objective_of(result, config.tune.measure, config.tune.temperature)
 
         if len(keys) == 1 or config.run.schedule == "stream":
             return jnp.mean(jnp.stack([one(key) for key in keys]))
@@ -144,10 +149,11 @@ def objective_on(config: TuneConfig, series: Series) -> Objective:
     return objective
 
 
-def gradient_in_blocks(
-    config: TuneConfig, series: Series
-) -> Callable[[Mapping[str, Any]], tuple[float, dict[str, float]]]:
-    """Return value and gradient of `objective_on` a stream: forward mode, block by block."""
+def gradient_on(config: TuneConfig, series: Series) -> Gradient:
+    """Return value and gradient of `objective_on`; of a stream block by block."""
+    if config.run.schedule != "stream":
+        objective = objective_on(config, series)
+        return value_and_gradient(objective, len(config.start()), config.tune.mode)
     each = [
         stream_gradient(
             series,
@@ -156,6 +162,7 @@ def gradient_in_blocks(
             config.tune.measure,
             config.tune.temperature,
             block=config.run.block,
+            mode=config.tune.mode,
             **_how(config, jax.random.key(seed)),
         )
         for seed in config.all_seeds
@@ -186,11 +193,11 @@ def _how(config: TuneConfig, key: jax.Array) -> dict[str, Any]:
 def _descend(
     config: TuneConfig,
     series: Series,
-    rows: Rows,
+    split: Split,
     start: Mapping[str, float],
     say: Callable[[str], None],
 ) -> Tuned:
-    """Descend on one origin's rows."""
+    """Descend on one origin's rows, and choose the step by those after them."""
     wanted, began = config.tune, time.perf_counter()
 
     def told(number: int, step: Step) -> None:
@@ -201,28 +208,26 @@ def _descend(
                 f"validation {step.validation:.6g} ({spent:.1f} s)"
             )
 
-    descended = part(series, rows.scored, rows.validation)
-    streamed = config.run.schedule == "stream"
+    validation = objective_on(config, part(series, split.validation, split.held_out))
+    streamed = config.run.schedule == "stream"  # compiles its own blocks
     return tune(
-        objective_on(config, descended),
+        gradient_on(config, part(series, split.scored, split.validation)),
         start,
-        {key: TUNABLE[key] for key in start},  # type: ignore[misc]
-        gradient=gradient_in_blocks(config, descended) if streamed else None,
-        validation=objective_on(config, part(series, rows.validation, rows.held_out)),
+        {key: TUNABLE[key] for key in start},
+        validation=validation if streamed else jax.jit(validation),
         optimiser=wanted.optimiser,
         learning_rate=wanted.learning_rate,
         steps=wanted.steps,
         patience=wanted.patience,
-        mode=wanted.mode,
         on_step=told,
     )
 
 
 def _judged(
-    config: TuneConfig, series: Series, rows: Rows, tuned: Tuned, start: Mapping[str, float]
+    config: TuneConfig, series: Series, split: Split, tuned: Tuned, start: Mapping[str, float]
 ) -> dict[str, dict[str, float]]:
     """Return the figures of default, tuned and persistence on the held-out rows."""
-    lived = part(series, rows.held_out, rows.stop)
+    lived = part(series, split.held_out, split.stop)
     found = {
         "default": _figures(config, lived, start),
         "tuned": _figures(config, lived, tuned.best.parameters),
@@ -264,14 +269,10 @@ def tuned_config(config: TuneConfig, values: Mapping[str, float], scored_from: i
     """Return the config with values in place of its own, judged from a row on."""
     raw = config.model_dump(exclude_none=True)
     place = [one.name for one in config.policy].index(config.tuned_policy.name)
-    tables = {"policy": raw["policy"][place], "encoder": raw["encoder"], "mixture": raw["mixture"]}
     for key, value in values.items():
-        family, *path, last = key.split(".")
-        node = tables[family]
-        for name in path:
-            node = node[name]
-        node[last] = value
-    raw["series"]["scored_from"] = scored_from
+        family, _, rest = key.partition(".")
+        put(raw, f"policy.{place}.{rest}" if family == "policy" else key, value)
+    put(raw, "series.scored_from", scored_from)
     return TuneConfig.model_validate(raw)
 
 
@@ -290,7 +291,7 @@ def _write(
         "config.toml": to_toml(config, folder),
     }
     for name, step in (("best", last.tuned.best), ("final", last.tuned.final)):
-        tuned = tuned_config(config, step.parameters, origins[0].rows.held_out)
+        tuned = tuned_config(config, step.parameters, origins[0].split.held_out)
         files[f"{name}.toml"] = to_toml(tuned.as_run(f"{config.name}-{name}"), folder)
     inputs = {file.name: file for file in input_files(config).values()}
     facts = {**manifest(config.dtype, inputs), "seeds": config.all_seeds}

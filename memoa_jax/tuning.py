@@ -2,15 +2,16 @@
 
 A run is a differentiable function of the numbers in its parts. `objective_of` makes of a run what
 is to be small, `value_and_gradient` differentiates it, `tune` descends. Parameters are a
-dictionary of numbers; beside it lies a dictionary of the same keys that names how each is bound.
+dictionary of numbers; beside it lies a dictionary of the same keys, of what each is kept to.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -18,23 +19,20 @@ import numpy as np
 import optax
 
 from memoa_jax.arguments import number, one_of, whole
+from memoa_jax.choices import Constraint, Measure, Mode, Optimiser
 from memoa_jax.simulate import Result
 from memoa_jax.types import Array, Scalar
 
 Parameters = dict[str, Any]
 Objective = Callable[[Parameters], Array]
-Followed = Callable[[Mapping[str, Any]], tuple[float, dict[str, float]]]
-Measure = Literal["server_rmse", "mean_agent_cost", "worst_agent_cost"]
-Bound = Literal["positive", "not_negative", "share", "free"]
-Mode = Literal["auto", "forward", "reverse"]
+Gradient = Callable[[Parameters], tuple[Scalar, Mapping[str, Scalar]]]
+"""Gives an objective's value at parameters, and its slopes by their keys."""
 
 FORWARD_MOST = 8
 """Up to so many parameters forward mode is chosen: each costs about one more plain run, while
 reverse mode costs about four however many there are, and memory for the states on the way."""
-OPTIMISERS = ("adam", "adabelief", "lion", "nadam", "rmsprop", "sgd")
-"""Names of optax optimisers that take nothing but a learning rate."""
 INSIDE = 1e-3
-"""How far inside of its bounds a parameter starts: from a bound itself no step leads away."""
+"""How far inside of its interval a parameter starts: from the end itself no step leads away."""
 
 
 def objective_of(result: Result, measure: Measure, temperature: Scalar = 0.0) -> Array:
@@ -176,37 +174,42 @@ def check_gradient(
     return Checked(gradient, central, difference)
 
 
-def to_free(value: Scalar, bound: Bound) -> Array:
-    """Return the free number that stands for a bound one; the inverse of `to_bound`.
+def unconstrain(value: Scalar, constraint: Constraint) -> Array:
+    """Return the unconstrained number that stands for a constrained one.
 
-        positive      x = exp(u)             not_negative  x = log(1 + exp(u))
-        share         x = 1 / (1 + exp(-u))  free          x = u
+    The inverse of `constrain`.
+
+        positive       x = exp(u)             non_negative  x = log(1 + exp(u))
+        unit_interval  x = 1 / (1 + exp(-u))  free          x = u
 
     Example:
-      >>> round(float(to_bound(to_free(0.3, "share"), "share")), 6)
+      >>> round(float(constrain(unconstrain(0.3, "unit_interval"), "unit_interval")), 6)
       0.3
     """
     x = jnp.asarray(value, float)
-    if bound == "positive":
+    if constraint == "positive":
         return jnp.log(x)
-    if bound == "not_negative":
+    if constraint == "non_negative":
         return x + jnp.log(-jnp.expm1(-x))
-    return jnp.log(x) - jnp.log1p(-x) if bound == "share" else x
+    return jnp.log(x) - jnp.log1p(-x) if constraint == "unit_interval" else x
 
 
-def to_bound(free: Scalar, bound: Bound) -> Array:
-    """Return the bound number that a free one stands for; see `to_free`."""
-    u = jnp.asarray(free)
-    if bound == "positive":
+def constrain(unconstrained: Scalar, constraint: Constraint) -> Array:
+    """Return the constrained number that an unconstrained one stands for; see `unconstrain`."""
+    u = jnp.asarray(unconstrained)
+    if constraint == "positive":
         return jnp.exp(u)
-    if bound == "not_negative":
+    if constraint == "non_negative":
         return jax.nn.softplus(u)
-    return jax.nn.sigmoid(u) if bound == "share" else u
+    return jax.nn.sigmoid(u) if constraint == "unit_interval" else u
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One step of a descent: where it was, what it found there, and the gradient's length."""
+    """One step of a descent: where it was, and what it found there.
+
+    `gradient` holds the objective's slopes in the unconstrained numbers.
+    """
 
     parameters: Mapping[str, float]
     objective: float
@@ -225,39 +228,34 @@ class Tuned:
 
 
 def tune(
-    objective: Objective,
+    gradient: Gradient,
     start: Mapping[str, float],
-    bounds: Mapping[str, Bound],
+    constraints: Mapping[str, Constraint],
     *,
-    gradient: Followed | None = None,
     validation: Objective | None = None,
-    optimiser: str = "adam",
+    optimiser: Optimiser = "adam",
     learning_rate: float = 0.05,
     steps: int = 100,
     patience: int | None = None,
-    mode: Mode = "auto",
     on_step: Callable[[int, Step], None] | None = None,
 ) -> Tuned:
-    """Descend from a start along an objective's gradient, within bounds.
+    """Descend from a start along an objective's gradient, within constraints.
 
-    The optimiser moves free numbers, whose images under smooth bijections (`to_free`) are the
-    parameters. The best step is the one of smallest validation (of smallest objective where there
-    is none); the descent ends early when that has not become smaller for `patience` steps, or when
-    an objective or a gradient is not finite. A keyboard interrupt ends it too: what was found is
-    returned.
+    The optimiser moves unconstrained numbers, whose images under smooth bijections (`unconstrain`)
+    are the parameters. The best step is the one of smallest validation (of smallest objective
+    where there is none); the descent ends early when that has not become smaller for `patience`
+    steps, or when an objective or a gradient is not finite. A keyboard interrupt ends it too: what
+    was found is returned.
 
     Args:
-      objective: of a dictionary of scalars; made smaller.
+      gradient: of a dictionary of scalar arrays; see `value_and_gradient`, `stream_gradient`.
       start: the parameters to begin with.
-      bounds: by the same keys: "positive", "not_negative", "share" or "free".
-      gradient: gives value and gradient of the objective at once, of plain numbers, in its place
-        (see `stream_gradient`); neither it nor the validation is compiled then.
-      validation: looked at after every step, never followed; None: the objective is.
-      optimiser: one of `OPTIMISERS`, of optax.
-      learning_rate: its step size; in free numbers, so relative for positive parameters.
+      constraints: by the same keys.
+      validation: of such a dictionary; looked at after every step, never followed.
+      optimiser: of optax.
+      learning_rate: its step size; in unconstrained numbers: relative for positive parameters.
       steps: most steps.
       patience: steps without a new best that end the descent; None: none do.
-      mode: see `value_and_gradient`.
       on_step: told every step.
 
     Returns:
@@ -267,45 +265,37 @@ def tune(
       ValueError: naming the argument and what is allowed.
 
     Example:
-      >>> found = tune(lambda p: (p["a"] - 2.0) ** 2, {"a": 1.0}, {"a": "positive"}, steps=200)
+      >>> gradient = value_and_gradient(lambda p: (p["a"] - 2.0) ** 2, count=1)
+      >>> found = tune(gradient, {"a": 1.0}, {"a": "positive"}, steps=200)
       >>> round(found.best.parameters["a"], 3)
       2.0
     """
     rule = _rule(optimiser, learning_rate)
     whole("tune", "steps", steps)
-    free = _start(start, bounds)
+    point = _start(start, constraints)
+    path = _path(_through(gradient, constraints), validation, rule, point)
+    return _walk(itertools.islice(path, steps + 1), patience, on_step)
 
-    def bound(free: Parameters) -> Parameters:
-        return {name: to_bound(value, bounds[name]) for name, value in free.items()}
 
-    look: Callable[[Parameters], Any] | None = None
-    if gradient is None:
-        follow = value_and_gradient(lambda free: objective(bound(free)), len(free), mode)
-        if validation is not None:
-            look = jax.jit(lambda free: validation(bound(free)))
-    else:
-        follow = _through(gradient, bounds)
-        if validation is not None:
-            look = lambda free: validation(_plain(bound(free)))  # noqa: E731
-    state, history, best, stopped = rule.init(free), [], 0, "steps"
+def _walk(
+    path: Iterable[Step], patience: int | None, on_step: Callable[[int, Step], None] | None
+) -> Tuned:
+    """Follow a path to its end, or to where it is to be left; see `tune`."""
+    history: list[Step] = []
+    best, stopped = 0, "steps"
     try:
-        for number_of_step in range(steps + 1):
-            value, slopes = follow(free)
-            seen = value if look is None else look(free)
-            step = Step(_plain(bound(free)), float(value), float(seen), _plain(slopes))
+        for index, step in enumerate(path):
             history.append(step)
             if on_step is not None:
-                on_step(number_of_step, step)
+                on_step(index, step)
             if not all(map(math.isfinite, (step.objective, *step.gradient.values()))):
                 stopped = "not finite"
                 break
-            if step.validation < history[best].validation:
-                best = number_of_step
-            if patience is not None and number_of_step - best >= patience:
+            if _is_less(step.validation, history[best].validation):
+                best = index
+            if patience is not None and index - best >= patience:
                 stopped = "patience"
                 break
-            updates, state = rule.update(slopes, state, free)
-            free = optax.apply_updates(free, updates)
     except KeyboardInterrupt:
         if not history:
             raise
@@ -313,51 +303,81 @@ def tune(
     return Tuned(best=history[best], final=history[-1], history=history, stopped=stopped)
 
 
-def _through(gradient: Followed, bounds: Mapping[str, Bound]) -> Callable[..., Any]:
-    """Return value and gradient in free numbers: the chain rule through the bijections."""
+def _is_less(value: float, other: float) -> bool:
+    """Compare; what is no number is larger than all that is."""
+    return value < other or (math.isnan(other) and not math.isnan(value))
 
-    def follow(free: Parameters) -> tuple[Array, Parameters]:
-        pairs = {
-            name: jax.jvp(lambda u, b=bounds[name]: to_bound(u, b), (u,), (jnp.ones_like(u),))
-            for name, u in free.items()
-        }
-        value, slopes = gradient({name: float(pair[0]) for name, pair in pairs.items()})
-        return jnp.asarray(value), {name: slopes[name] * pairs[name][1] for name in free}
+
+def _path(
+    follow: Callable[[Parameters], tuple[Parameters, Scalar, Parameters]],
+    validation: Objective | None,
+    rule: optax.GradientTransformation,
+    point: Parameters,
+) -> Iterator[Step]:
+    """Yield the steps of an endless descent from unconstrained numbers."""
+    state = rule.init(point)
+    while True:
+        parameters, value, slopes = follow(point)
+        seen = value if validation is None else validation(parameters)
+        yield Step(_plain(parameters), float(value), float(seen), _plain(slopes))
+        updates, state = rule.update(slopes, state, point)
+        point = optax.apply_updates(point, updates)
+
+
+def _through(
+    gradient: Gradient, constraints: Mapping[str, Constraint]
+) -> Callable[[Parameters], tuple[Parameters, Scalar, Parameters]]:
+    """Return parameters, value and slopes as a function of unconstrained numbers.
+
+    The chain rule through the bijections, df/du = df/dx dx/du with x = constrain(u). Parameters
+    are arrays: numbers that move are no new program to a compiled gradient.
+    """
+
+    @jax.jit
+    def images(point: Parameters) -> dict[str, tuple[Array, Array]]:
+        rates = jax.value_and_grad(constrain)
+        return {name: rates(u, constraints[name]) for name, u in point.items()}
+
+    def follow(point: Parameters) -> tuple[Parameters, Scalar, Parameters]:
+        found = images(point)
+        parameters = {name: found[name][0] for name in point}
+        value, slopes = gradient(parameters)
+        return parameters, value, {name: slopes[name] * found[name][1] for name in point}
 
     return follow
 
 
-def _rule(optimiser: str, learning_rate: float) -> optax.GradientTransformation:
-    one_of("tune", "optimiser", optimiser, OPTIMISERS)
+def _rule(optimiser: Optimiser, learning_rate: float) -> optax.GradientTransformation:
+    one_of("tune", "optimiser", optimiser, get_args(Optimiser))
     number("tune", "learning_rate", learning_rate, "> 0", lambda value: value > 0)
     return getattr(optax, optimiser)(learning_rate)
 
 
-def _start(start: Mapping[str, float], bounds: Mapping[str, Bound]) -> Parameters:
-    """Return the free numbers to begin with.
+def _start(start: Mapping[str, float], constraints: Mapping[str, Constraint]) -> Parameters:
+    """Return the unconstrained numbers to begin with.
 
     Raises:
-      ValueError: if a parameter has no bound, or is outside of it.
+      ValueError: if a parameter has no constraint, or does not keep to it.
     """
-    inside: dict[str, tuple[str, Callable[[float], bool]]] = {
+    inside: dict[Constraint, tuple[str, Callable[[float], bool]]] = {
         "positive": ("> 0", lambda value: value > 0),
-        "not_negative": (">= 0", lambda value: value >= 0),
-        "share": ("in 0..1", lambda value: 0 <= value <= 1),
+        "non_negative": (">= 0", lambda value: value >= 0),
+        "unit_interval": ("in 0..1", lambda value: 0 <= value <= 1),
         "free": ("", lambda value: True),
     }
     if not start:
         raise ValueError("tune: start = {}: allowed is one parameter or more")
-    free = {}
+    point = {}
     for name, value in start.items():
-        bound = bounds.get(name)
-        one_of("tune", f"bounds[{name!r}]", bound, get_args(Bound))
-        number("tune", f"start[{name!r}]", float(value), *inside[str(bound)])
-        if bound in ("not_negative", "share"):
+        one_of("tune", f"constraints[{name!r}]", constraints.get(name), get_args(Constraint))
+        constraint = constraints[name]
+        number("tune", f"start[{name!r}]", float(value), *inside[constraint])
+        if constraint in ("non_negative", "unit_interval"):
             value = max(value, INSIDE)
-        if bound == "share":
+        if constraint == "unit_interval":
             value = min(value, 1 - INSIDE)
-        free[name] = to_free(value, bound)  # type: ignore[arg-type]
-    return free
+        point[name] = unconstrain(value, constraint)
+    return point
 
 
 def _plain(values: Parameters) -> dict[str, float]:

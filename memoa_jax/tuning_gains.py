@@ -68,9 +68,6 @@ def tune_gains(
       learning_rate: of Adam; L-BFGS searches along its lines instead.
       steps: of the descent.
 
-    Returns:
-      TunedGains.
-
     Raises:
       ValueError: if a shape does not fit, or "sampled" is asked for without a key.
 
@@ -88,19 +85,18 @@ def tune_gains(
     if source == "sampled" and key is None:
         raise ValueError("tune_gains: key = None: allowed is a JAX key with source = 'sampled'")
     moments = jax.tree.map(jnp.asarray, moments)
-    horizon, d, p = moments.mean.shape
+    gains = _no_gains(moments) if start is None else standard_gains(start, moments)
     dtype = moments.mean.dtype
-    zero = FeedbackGains(
-        jnp.zeros((horizon, p, d), dtype),
-        jnp.zeros((horizon, p, d), dtype),
-        jnp.zeros((horizon, p), dtype),
-    )
-    gains = zero if start is None else standard_gains(start, moments)
     game = (cost, moments, jnp.asarray(targets, dtype), jnp.asarray(states, dtype))
     key = jax.random.key(0) if key is None else key
-    return _descend(
-        game, gains, key, learning_rate, population=population, source=source, steps=steps
-    )
+    return _descend(game, gains, key, learning_rate, population, source, steps)
+
+
+def _no_gains(moments: FeatureMoments) -> FeedbackGains:
+    """Return gains of zero."""
+    horizon, d, p = moments.mean.shape
+    zero = functools.partial(jnp.zeros, dtype=moments.mean.dtype)
+    return FeedbackGains(zero((horizon, p, d)), zero((horizon, p, d)), zero((horizon, p)))
 
 
 @functools.partial(jax.jit, static_argnames=("population", "source", "steps"))
@@ -109,7 +105,6 @@ def _descend(
     gains: FeedbackGains,
     key: Array,
     learning_rate: Array,
-    *,
     population: int,
     source: Source,
     steps: int,

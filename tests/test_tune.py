@@ -118,14 +118,14 @@ def test_the_best_config_runs_and_is_judged_on_the_held_out_rows(finished, tmp_p
 def test_nothing_of_the_held_out_rows_is_seen(finished, monkeypatch):
     folder, summary, _ = finished
     config = load(folder / "tune.toml")
-    rows = tune_run.rows_of(config, 61)[0]
-    assert rows == (5, 38, 46, 61)
+    split = tune_run.splits(config, 61)[0]
+    assert split == (5, 38, 46, 61)
     original = build.series
 
     def another_future(table):
         lived = original(table)
-        lived.targets[rows.held_out :] += 7.0
-        lived.inputs[rows.held_out :] -= 3.0
+        lived.targets[split.held_out :] += 7.0
+        lived.inputs[split.held_out :] -= 3.0
         return lived
 
     monkeypatch.setattr(build, "series", another_future)
@@ -136,13 +136,21 @@ def test_nothing_of_the_held_out_rows_is_seen(finished, monkeypatch):
     assert again["held_out"]["tuned"] != summary["held_out"]["tuned"]
 
 
-def test_a_stream_is_tuned_as_all_agents_together_are(finished):
+@pytest.mark.parametrize(
+    ("schedule", "mode"),
+    [
+        ("stream", "forward"),
+        ("resident", "reverse"),
+        pytest.param("stream", "reverse", marks=pytest.mark.slow),
+    ],
+)
+def test_schedules_and_modes_descend_on_one_path(finished, schedule, mode):
     config = changed(
         TUNE,
-        **{"uncoupled = false": 'uncoupled = false\nschedule = "stream"\nblock = 4'},
-        **{"steps = 6": "steps = 2"},
+        **{"uncoupled = false": f'uncoupled = false\nschedule = "{schedule}"\nblock = 4'},
+        **{"steps = 6": f'steps = 2\nmode = "{mode}"'},
     )
-    streamed = tune_run.run_tuning(config, Path(), lambda _: None)
+    found = tune_run.run_tuning(config, Path(), lambda _: None)
     rows = list(csv.DictReader(Path("history.csv").read_text().splitlines()))
     folder = finished[0]
     together = list(csv.DictReader((folder / "history.csv").read_text().splitlines()))
@@ -150,16 +158,16 @@ def test_a_stream_is_tuned_as_all_agents_together_are(finished):
         for name in set(theirs) - {"origin", "step"}:
             assert float(mine[name]) == pytest.approx(float(theirs[name]), rel=1e-6), name
     assert len(rows) == 3
-    assert streamed["mode"] == "forward"
+    assert found["mode"] == mode
 
 
 def test_several_origins_share_the_held_out_rows_and_see_more_and_more():
     config = changed(TUNE, **{"held_out = 0.25": "held_out = 0.25\norigins = 3\nwarm_up = 0.0"})
-    windows = tune_run.rows_of(config, 61)
-    assert [(rows.held_out, rows.stop) for rows in windows] == [(46, 51), (51, 56), (56, 61)]
-    for rows in windows:
-        assert rows.scored == 1
-        assert rows.held_out - rows.validation == round(0.2 * (rows.held_out - 1))
+    windows = tune_run.splits(config, 61)
+    assert [(split.held_out, split.stop) for split in windows] == [(46, 51), (51, 56), (56, 61)]
+    for split in windows:
+        assert split.scored == 1
+        assert split.held_out - split.validation == round(0.2 * (split.held_out - 1))
 
 
 def test_figures_of_several_origins_are_pooled_over_rows():
@@ -214,10 +222,6 @@ def test_changes_build_what_a_config_with_those_values_builds():
         ({"steps = 6": "steps = 0"}, "tune.steps = 0: allowed is a whole number >= 1"),
         ({"steps = 6": "stepps = 6"}, "tune.stepps: unknown key; did you mean steps?"),
         ({"steps = 6": 'optimiser = "adan"'}, "did you mean adam?"),
-        (
-            {"uncoupled = false": 'schedule = "stream"', "steps = 6": 'mode = "reverse"'},
-            'tune.mode = "reverse": allowed is "forward" with run.schedule',
-        ),
         ({"held_out = 0.25": "held_out = 1.5"}, "tune.held_out = 1.5: allowed is a number > 0"),
         ({"keys = [": "keys = []\nothers = ["}, "tune.keys = []: allowed is a list of keys"),
     ],

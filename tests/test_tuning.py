@@ -1,6 +1,7 @@
 """Tuning: objectives, gradients against central differences, bijections, descent."""
 
 import math
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -21,14 +22,14 @@ from memoa_jax import (
     uniform_mixture,
     views,
 )
+from memoa_jax.choices import Constraint, Optimiser
 from memoa_jax.tuning import (
-    OPTIMISERS,
     check_gradient,
     chosen_mode,
+    constrain,
     objective_of,
-    to_bound,
-    to_free,
     tune,
+    unconstrain,
     value_and_gradient,
 )
 
@@ -92,8 +93,7 @@ def agrees(policy, encoder, **how):
     # Every parameter that the policy looks at matters.
     used = set(start) - ({"tracking", "consensus", "ensemble"} if policy == "greedy" else set())
     used -= {"consensus", "ensemble", "forgetting"} if policy == "greedy forecast" else set()
-    used -= {"ensemble", "forgetting"} if policy == "forecast" else set()
-    used -= {"forgetting"} if policy == "centralized forecast" else set()
+    used -= {"ensemble", "forgetting"} if policy.endswith("forecast") else set()
     used -= {"ensemble"} if policy in ("feedback", "offline", "late") else set()
     used -= set() if how["measure"] == "server_rmse" else {"kappa", "eta"}
     idle = {name for name in used if found.gradient[name] == 0}
@@ -124,6 +124,13 @@ def test_both_modes_and_recomputed_chunks_give_one_gradient():
     assert chosen_mode(8) == "forward"
     assert chosen_mode(9) == "reverse"
     assert chosen_mode(9, "forward") == "forward"
+
+
+def test_a_validation_that_is_no_number_is_never_the_best():
+    seen = iter([math.nan, 3.0, math.nan, 2.0, math.nan])
+    gradient = value_and_gradient(lambda p: (p["a"] - 2.0) ** 2, count=1)
+    found = tune(gradient, {"a": 1.0}, {"a": "free"}, validation=lambda _: next(seen), steps=4)
+    assert found.best is found.history[3]
 
 
 def everybody_equal(targets):
@@ -203,34 +210,34 @@ def test_the_smooth_maximum_bounds_the_exact_one_as_stated():
 
 
 @pytest.mark.parametrize(
-    ("bound", "values"),
+    ("constraint", "values"),
     [
         ("positive", [1e-8, 0.3, 1e8]),
-        ("not_negative", [1e-8, 0.3, 40.0, 1e4]),
-        ("share", [1e-6, 0.5, 0.999]),
+        ("non_negative", [1e-8, 0.3, 40.0, 1e4]),
+        ("unit_interval", [1e-6, 0.5, 0.999]),
         ("free", [-3.0, 0.0, 7.0]),
     ],
 )
-def test_bijections_go_there_and_back(bound, values):
+def test_bijections_go_there_and_back(constraint, values):
     for value in values:
-        free = to_free(value, bound)
-        assert jnp.isfinite(free)
-        np.testing.assert_allclose(to_bound(free, bound), value, rtol=1e-9)
-        assert jnp.isfinite(jax.grad(lambda u: to_bound(u, bound))(free))
-    everywhere = to_bound(jnp.linspace(-30, 30, 7), bound)
+        unconstrained = unconstrain(value, constraint)
+        assert jnp.isfinite(unconstrained)
+        np.testing.assert_allclose(constrain(unconstrained, constraint), value, rtol=1e-9)
+        assert jnp.isfinite(jax.grad(lambda u: constrain(u, constraint))(unconstrained))
+    everywhere = constrain(jnp.linspace(-30, 30, 7), constraint)
     assert jnp.all(jnp.diff(everywhere) > 0)
-    assert bound == "free" or jnp.all(everywhere > 0)
+    assert constraint == "free" or jnp.all(everywhere > 0)
 
 
-@pytest.mark.parametrize("optimiser", OPTIMISERS)
-def test_every_optimiser_descends_within_the_bounds(optimiser):
+@pytest.mark.parametrize("optimiser", get_args(Optimiser))
+def test_every_optimiser_descends_within_the_constraints(optimiser):
     valley = lambda p: (p["a"] - 0.5) ** 2 + (p["b"] + 1) ** 2  # noqa: E731
-    start, bounds = {"a": 2.0, "b": 1.0}, {"a": "positive", "b": "free"}
+    start, constraints = {"a": 2.0, "b": 1.0}, {"a": "positive", "b": "free"}
     seen = []
     found = tune(
-        valley,
+        value_and_gradient(valley, 2),
         start,
-        bounds,
+        constraints,
         optimiser=optimiser,
         steps=300,
         on_step=lambda number, step: seen.append((number, step.objective)),
@@ -245,7 +252,7 @@ def test_every_optimiser_descends_within_the_bounds(optimiser):
 
 def test_descent_stops_when_validation_has_turned_and_keeps_the_best():
     found = tune(
-        lambda p: p["a"] ** 2,
+        value_and_gradient(lambda p: p["a"] ** 2, 1),
         {"a": 2.0},
         {"a": "free"},
         validation=lambda p: (p["a"] - 1.0) ** 2,
@@ -261,7 +268,12 @@ def test_descent_stops_when_validation_has_turned_and_keeps_the_best():
 
 
 def test_descent_stops_where_nothing_is_finite_and_when_interrupted():
-    found = tune(lambda p: jnp.log(p["a"]), {"a": 0.1}, {"a": "free"}, optimiser="sgd")
+    found = tune(
+        value_and_gradient(lambda p: jnp.log(p["a"]), 1),
+        {"a": 0.1},
+        {"a": "free"},
+        optimiser="sgd",
+    )
     assert found.stopped == "not finite"
     assert math.isfinite(found.best.objective)
 
@@ -269,13 +281,15 @@ def test_descent_stops_where_nothing_is_finite_and_when_interrupted():
         if number == 3:
             raise KeyboardInterrupt
 
-    found = tune(lambda p: p["a"] ** 2, {"a": 1.0}, {"a": "free"}, on_step=stop)
+    square = value_and_gradient(lambda p: p["a"] ** 2, 1)
+    found = tune(square, {"a": 1.0}, {"a": "free"}, on_step=stop)
     assert found.stopped == "interrupted"
     assert len(found.history) == 4
 
 
 def test_a_parameter_that_must_not_be_negative_may_start_at_zero():
-    found = tune(lambda p: (p["a"] - 0.5) ** 2, {"a": 0.0}, {"a": "not_negative"}, steps=300)
+    square = value_and_gradient(lambda p: (p["a"] - 0.5) ** 2, 1)
+    found = tune(square, {"a": 0.0}, {"a": "non_negative"}, steps=300)
     assert found.best.parameters["a"] == pytest.approx(0.5, abs=0.01)
 
 
@@ -284,14 +298,61 @@ def test_a_parameter_that_must_not_be_negative_may_start_at_zero():
     [
         ({"start": {}}, "start = {}: allowed is one parameter or more"),
         ({"start": {"a": -1.0}}, r"start\['a'\] = -1.0: allowed is a finite number > 0"),
-        ({"bounds": {}}, r"bounds\['a'\] = None: allowed is one of positive"),
+        ({"constraints": {}}, r"constraints\['a'\] = None: allowed is one of positive"),
         ({"optimiser": "newton"}, "optimiser = 'newton': allowed is one of adam"),
         ({"learning_rate": 0.0}, "learning_rate = 0.0: allowed is a finite number > 0"),
         ({"steps": 0}, "steps = 0: allowed is an integer >= 1"),
-        ({"mode": "sideways"}, "mode = 'sideways': allowed is one of auto"),
     ],
 )
 def test_what_cannot_be_tuned_is_refused_in_one_line(arguments, message):
-    plain = {"start": {"a": 1.0}, "bounds": {"a": "positive"}}
+    plain = {"start": {"a": 1.0}, "constraints": {"a": "positive"}}
     with pytest.raises(ValueError, match=message):
-        tune(lambda p: p["a"], **plain | arguments)
+        tune(value_and_gradient(lambda p: p["a"], 1), **plain | arguments)
+
+
+def test_a_mode_that_is_none_is_refused_in_one_line():
+    with pytest.raises(ValueError, match="mode = 'sideways': allowed is one of auto"):
+        value_and_gradient(lambda p: p["a"], 1, "sideways")
+
+
+@pytest.mark.parametrize("mode", ["forward", "reverse"])
+def test_slopes_are_those_of_the_objective_through_the_bijections(mode):
+    constraints = dict(zip("abcd", get_args(Constraint), strict=True))
+    start = {"a": 0.7, "b": 1.3, "c": 0.2, "d": -0.4}
+    swell = lambda p: jnp.sin(p["a"] * p["b"]) + p["c"] ** 3 * p["d"]  # noqa: E731
+
+    def through(point):
+        return swell({name: constrain(u, constraints[name]) for name, u in point.items()})
+
+    found = tune(value_and_gradient(swell, 4, mode), start, constraints, steps=1).history[0]
+    point = {name: unconstrain(value, constraints[name]) for name, value in start.items()}
+    value, slopes = jax.value_and_grad(through)(point)
+    assert found.objective == pytest.approx(float(value), rel=1e-14)
+    assert found.gradient == pytest.approx({name: float(slopes[name]) for name in start}, rel=1e-13)
+
+
+def test_parameters_that_move_compile_nothing():
+    traced = []
+
+    def square(p):
+        traced.append(p)
+        return (p["a"] - 0.5) ** 2
+
+    found = tune(
+        value_and_gradient(square, 1),
+        {"a": 2.0},
+        {"a": "positive"},
+        validation=jax.jit(square),
+        steps=5,
+    )
+    assert len(found.history) == 6
+    assert len(traced) == 2
+
+
+def test_a_gradient_may_give_plain_numbers():
+    plain = lambda p: ((float(p["a"]) - 0.5) ** 2, {"a": 2 * (float(p["a"]) - 0.5)})  # noqa: E731
+    followed = [
+        tune(gradient, {"a": 2.0}, {"a": "positive"}, steps=20).final.parameters["a"]
+        for gradient in (plain, value_and_gradient(lambda p: (p["a"] - 0.5) ** 2, 1))
+    ]
+    assert followed[0] == pytest.approx(followed[1], rel=1e-12)
