@@ -1,0 +1,81 @@
+"""Keeps a run on the disk: every so often, and when somebody asks it to stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from memoa_jax.checkpoint import DamagedError, Store, from_arrays, to_arrays
+from memoa_jax.keeping import Kept
+from memoa_jax.stopping import Stop
+from memoa_jax.types import Tree
+
+ROOT = "kept"
+"""What the names of a run's arrays begin with."""
+
+
+@dataclass
+class DiskKeeper:
+    """A `Keeper` with a store of its own.
+
+    Args:
+      store: where.
+      every: seconds between two checkpoints; None keeps only what somebody who stops the run
+        leaves behind.
+      stop: tells when to end.
+      say: told, in one line each, which checkpoints were damaged and where the run goes on.
+      on_partial: given how far the run is, and its result so far, where there is one.
+    """
+
+    store: Store
+    every: float | None
+    stop: Stop
+    say: Callable[[str], None]
+    on_partial: Callable[[int, int, Any], None] | None = None
+    _last: float = field(default_factory=time.monotonic)
+
+    def resume(self, template: Callable[[dict[str, Any]], Tree]) -> Kept | None:
+        """Return what the newest whole checkpoint holds.
+
+        Raises:
+          DamagedError: if there are some, and none is whole and of this run.
+        """
+        found = self.store.load()
+        if found is None:
+            return None
+        (arrays, facts), damaged = found
+        for line in damaged:
+            self.say(f"{line}: the checkpoint before it stands in")
+        done, of = facts["progress"]
+        try:
+            tree = from_arrays(arrays, template(facts["run"]), ROOT)
+        except DamagedError as error:
+            raise DamagedError(f"{self.store.folder}: {error}") from None
+        self.say(f"goes on from {done:,} of {of:,}")
+        return Kept(tree, facts["run"])
+
+    def offer(
+        self,
+        done: int,
+        of: int,
+        keep: Callable[[], Kept],
+        partial: Callable[[], Any] | None = None,
+    ) -> None:
+        """Keep the run where it is time to, or somebody asks to stop.
+
+        Raises:
+          KeyboardInterrupt: if somebody does, after it was kept.
+          OSError: if it cannot be kept.
+        """
+        due = self.every is not None and time.monotonic() - self._last >= self.every
+        if not (due or self.stop.asked):
+            return
+        kept = keep()
+        self.store.save(to_arrays(kept.tree, ROOT), {"run": kept.facts, "progress": [done, of]})
+        if self.on_partial is not None:
+            self.on_partial(done, of, None if partial is None else partial())
+        self._last = time.monotonic()
+        if self.stop.asked:
+            raise KeyboardInterrupt
