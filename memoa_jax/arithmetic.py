@@ -61,7 +61,7 @@ def cast_floating(leaf: Any, dtype: Any) -> Any:
     """Return an array in `dtype` if it is of floating-point numbers, else as it is.
 
     Example:
-      >>> cast_floating(jnp.array([1]), "float32").dtype.name
+      >>> cast_floating(jnp.array([1], "int32"), "float32").dtype.name
       'int32'
     """
     return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf

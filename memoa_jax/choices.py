@@ -27,3 +27,5 @@ Optimiser = Literal["adam", "adabelief", "lion", "nadam", "rmsprop", "sgd"]
 """Optimisers of optax that need nothing but a learning rate."""
 Constraint = Literal["positive", "non_negative", "unit_interval", "free"]
 """What a tuned number is kept to."""
+Containment = Literal["report", "exclude", "clip"]
+"""What is done with agents that run away; in every case they are told and counted."""

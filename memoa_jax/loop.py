@@ -8,6 +8,7 @@ of one device, or a few thousand of a stream are the same to it.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -17,10 +18,12 @@ import numpy as np
 from jax import lax
 
 from memoa_jax.arithmetic import computed_once
+from memoa_jax.choices import Containment
 from memoa_jax.linalg import applied
 from memoa_jax.recording import Field, pick
 from memoa_jax.series import Series
 from memoa_jax.totals import AgentTotals
+from memoa_jax.trouble import Bounds, Trouble, first
 from memoa_jax.types import (
     Agents,
     Array,
@@ -51,6 +54,7 @@ class Program:
     participation: Participation | None
     recorded_agents: Array
     recorded_fields: tuple[Field, ...] = static()
+    containment: Containment = static(default="report")
 
 
 @record
@@ -60,7 +64,8 @@ class State:
     `step` is t; `prediction` [d, N], its mean over agents `mean_field` [d] and `server` [d] were
     made for time t, by the agents `present` [N] at step t-1 (None: all); `target` [d] is the last
     observed value. The rest belongs to the parts that made it. `status` holds the bits of
-    `Status` met so far.
+    `Status` met so far, `trouble` the first that was seen; `bounds` are there where wild agents
+    are contained.
     """
 
     step: Array
@@ -75,6 +80,8 @@ class State:
     present: Array | None
     totals: AgentTotals
     status: Array
+    trouble: Trouble
+    bounds: Bounds | None
 
 
 @record
@@ -112,9 +119,11 @@ def advance(program: Program, state: State, point: Point) -> tuple[State, Info]:
     encoder_state, features = program.encoder.encode(
         program.parameters, state.encoder, program.agents, point.inputs, step
     )
+    bounds = None if state.bounds is None else state.bounds.see(target)
     participation, present = state.participation, None
     if program.participation is not None:
         participation, present = program.participation.present(participation, program.agents, step)
+    present = _tame(program, present, bounds)
     population = program.population.among(present)
     features = computed_once(population.only_present(features))
     observation = Observation(
@@ -130,6 +139,15 @@ def advance(program: Program, state: State, point: Point) -> tuple[State, Info]:
     policy_state, action = program.policy.act(state.policy, observation)
     control = population.only_present(action.control)
     prediction = action.base + applied(features, control)
+    wild = None
+    if bounds is not None:
+        wild = bounds.wild(prediction)
+        bounds = Bounds(bounds.tame & ~wild, bounds.largest)
+        if program.containment == "clip":
+            prediction = bounds.clipped(prediction, target)
+        present = _tame(program, present, bounds)
+        population = program.population.among(present)
+        observation = dataclasses.replace(observation, population=population)
     mixture_state, server = program.mixture.mix(state.mixture, observation, prediction)
     totals = state.totals.score(
         error=state.prediction - target[:, None],
@@ -145,8 +163,21 @@ def advance(program: Program, state: State, point: Point) -> tuple[State, Info]:
         # Where nobody is, the last value stands in for everybody's prediction.
         deserted = ~(population.largest(jnp.ones_like(prediction[0])) > 0)
         server, mean_field = (jnp.where(deserted, target, x) for x in (server, mean_field))
-    # One agent's overflow or NaN shows in the sum over all agents.
+    # One agent's overflow or NaN shows in the sum over all agents, where it may come to it.
     lost = ~jnp.all(jnp.isfinite(mean_field))
+    noticed = lost if wild is None else program.population.largest(wild.astype(target.dtype)) > 0
+    trouble = first(
+        state.trouble,
+        noticed,
+        step,
+        program.agents.index,
+        program.population,
+        lambda: (
+            features,
+            action.control,
+            ~jnp.all(jnp.isfinite(prediction), axis=0) if wild is None else wild,
+        ),
+    )
     info = Info(
         server=state.server,
         mean_field=state.mean_field,
@@ -176,8 +207,17 @@ def advance(program: Program, state: State, point: Point) -> tuple[State, Info]:
         present=present,
         totals=totals,
         status=state.status | action.status | jnp.where(lost, Status.NON_FINITE, 0),
+        trouble=trouble,
+        bounds=bounds,
     )
     return state, info
+
+
+def _tame(program: Program, present: Array | None, bounds: Bounds | None) -> Array | None:
+    """Return who is present once those that ran away are left out, where they are."""
+    if bounds is None or program.containment != "exclude":
+        return present
+    return bounds.tame if present is None else present & bounds.tame
 
 
 def run_chunk(program: Program, state: State, points: Point) -> tuple[State, Info]:
@@ -232,6 +272,7 @@ def begin(
     dimensions: Dimensions,
     fields: tuple[Field, ...],
     best_readout: bool,
+    containment: Containment = "report",
 ) -> tuple[Program, State]:
     """Draw a block's agents; return the program and the state before step 0 (all predict y_0).
 
@@ -250,7 +291,10 @@ def begin(
         participation=participation,
         recorded_agents=recorded_agents,
         recorded_fields=fields,
+        containment=containment,
     )
+    somebody_leaves = participation is not None or containment == "exclude"
+    tame = jnp.ones(num_agents, bool)
     state = State(
         step=jnp.int32(0),
         prediction=jnp.broadcast_to(first_target[:, None], (dimensions.outputs, num_agents)),
@@ -263,11 +307,13 @@ def begin(
         participation=None
         if participation is None
         else participation.init(agents, dimensions.points),
-        present=None if participation is None else jnp.ones(num_agents, bool),
+        present=jnp.ones(num_agents, bool) if somebody_leaves else None,
         totals=AgentTotals.empty(
-            dimensions, num_agents, dtype, best_readout=best_readout, everyone=participation is None
+            dimensions, num_agents, dtype, best_readout=best_readout, everyone=not somebody_leaves
         ),
         status=jnp.int32(Status.OK),
+        trouble=Trouble.none(),
+        bounds=None if containment == "report" else Bounds(tame, jnp.max(jnp.abs(first_target))),
     )
     return program, state
 

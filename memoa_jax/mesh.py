@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from memoa_jax.arithmetic import in_order
+from memoa_jax.choices import Containment
 from memoa_jax.loop import Info, Point, Program, State, begin, run_chunk
 from memoa_jax.recording import Field
 from memoa_jax.types import Array, Dimensions, Population, Tree
@@ -86,6 +87,7 @@ class Size(NamedTuple):
     dimensions: Dimensions
     fields: tuple[Field, ...]
     best_readout: bool
+    containment: Containment = "report"
 
 
 def layout_of(shards: Shards, parts: tuple[Tree, ...], size: Size) -> Layout:

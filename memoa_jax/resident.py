@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh
 
+from memoa_jax.choices import Containment
 from memoa_jax.footprint import bytes_of
 from memoa_jax.keeping import Keeper, Kept
 from memoa_jax.loop import Info, Point, Program, State, begin, points_of, run_chunk
@@ -30,6 +31,7 @@ from memoa_jax.metrics import diverging
 from memoa_jax.recording import Record
 from memoa_jax.series import Series
 from memoa_jax.totals import Tally
+from memoa_jax.trouble import Trouble
 from memoa_jax.types import (
     Array,
     Dimensions,
@@ -55,6 +57,7 @@ class Lived(NamedTuple):
     forecast: Array
     steps: Array
     status: Array
+    trouble: Trouble
 
 
 class Prepared(NamedTuple):
@@ -78,13 +81,14 @@ class Prepared(NamedTuple):
         reproducible: bool,
         dtype: str,
         best_readout: bool,
+        containment: Containment = "report",
     ) -> Prepared:
         """Prepare a run; see `simulate`. `parts` end with the participation and the seed's words.
 
         Raises:
           ValueError: if the mesh has no axis for the agents.
         """
-        size = Size(dimensions, choice.fields, best_readout)
+        size = Size(dimensions, choice.fields, best_readout, containment)
         first, chosen = jnp.asarray(first_target, dtype), jnp.asarray(choice.agents, jnp.int32)
         together: tuple[Tree, ...] = (*parts, first, chosen)
         if mesh is None and not reproducible:
@@ -188,9 +192,8 @@ def _lived(prepared: Prepared, series: Series, state: State, info: Info) -> Live
     """Judge a life as it stands."""
     targets = np.asarray(series.targets)
     judged = _judge(state, diverging(targets), agents=prepared.agents, outputs=targets.shape[1])
-    return Lived(
-        info, state, *everything((*judged, state.server, state.totals.steps, state.status))
-    )
+    rest = (state.server, state.totals.steps, state.status, state.trouble)
+    return Lived(info, state, *everything((*judged, *rest)))
 
 
 def resident_bytes(prepared: Prepared, series: Series, *, chunk: int | None) -> int:
@@ -253,4 +256,5 @@ def _judge(state: State, lost: Scalar, *, agents: int, outputs: int) -> tuple[Ta
     """Return what the agents came to and each one's cost, [N]; empty places count nowhere."""
     costs = state.totals.cost.result()
     exists = None if costs.shape[0] == agents else jnp.arange(costs.shape[0]) < agents
-    return Tally.of(state.totals, outputs, lost, among=exists), costs[:agents]
+    tame = None if state.bounds is None else state.bounds.tame
+    return Tally.of(state.totals, outputs, lost, among=exists, tame=tame), costs[:agents]

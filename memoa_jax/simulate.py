@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from memoa_jax.arguments import one_of, whole
+from memoa_jax.choices import Containment
 from memoa_jax.draws import seed_words
 from memoa_jax.keeping import Keeper
 from memoa_jax.loop import State
@@ -25,6 +26,7 @@ from memoa_jax.resident import Lived, Prepared, run_resident
 from memoa_jax.series import Series
 from memoa_jax.stream import Parts, Stream, refusals
 from memoa_jax.stream_run import Streamed, run_stream
+from memoa_jax.trouble import Trouble
 from memoa_jax.types import (
     Array,
     Dimensions,
@@ -47,7 +49,8 @@ class Result:
     `agent_costs` [N] are cumulative squared errors (None where they were not kept; in NumPy, on
     the host, from a stream). `recorded`
     maps fields to arrays [steps, agents, ...]. `state` is what a continuation would start from
-    (None for a stream).
+    (None for a stream). `status` holds the bits of `Status`, `trouble` the first agent that was
+    no number (or, where wild agents are contained, ran away): when, who, and in what.
     """
 
     server: Array
@@ -58,6 +61,7 @@ class Result:
     recorded: dict[str, Array]
     state: State | None
     status: Array
+    trouble: Trouble
 
 
 def simulate(
@@ -79,6 +83,7 @@ def simulate(
     mesh: Mesh | None = None,
     reproducible: bool = False,
     keep_costs: bool | None = None,
+    containment: Containment = "report",
     keeper: Keeper | None = None,
 ) -> Result:
     """Run a population of agents through a series, one step at a time, and score it.
@@ -125,6 +130,11 @@ def simulate(
         devices, and what the server makes of them is the same up to rounding. Else all of it is
         the same up to the rounding of sums over N. A stream is always the same bits.
       keep_costs: whether to return every agent's cost; default True for a resident run.
+      containment: of agents whose predictions are no finite numbers or, but for "report", exceed
+        `trouble.FAR` times the largest target seen. "report" leaves them where they are: one that
+        is no number then shows in every sum over the population. "exclude" leaves them out from
+        the step on in which they ran away; in a resident run only. "clip" brings their predictions
+        back. They are told (`Result.trouble`) and counted (`Summary.diverged_agents`) in any case.
       keeper: keeps the run between compiled calls, and may know where to go on from (see
         `memoa_jax.keeping`); a run that is gone on with gives the same bits. Not under a
         transformation.
@@ -165,6 +175,7 @@ def simulate(
         mesh=mesh,
         reproducible=reproducible,
         keep_costs=keep_costs,
+        containment=containment,
     )
     record = Record(agents=(), fields=()) if record is None else record
     if isinstance(prepared, Stream):
@@ -182,6 +193,7 @@ def simulate(
             recorded=_kept(record, info.recorded),
             state=lived.state,
             status=lived.status,
+            trouble=lived.trouble,
         )
 
     return result(
@@ -207,6 +219,7 @@ def prepare(
     mesh: Mesh | None = None,
     reproducible: bool = False,
     keep_costs: bool | None = None,
+    containment: Containment = "report",
 ) -> Prepared | Stream:
     """Check the arguments of `simulate`, which see, and prepare the run that they ask for.
 
@@ -223,6 +236,7 @@ def prepare(
             "simulate: dtype = 'float64' while 64-bit is off: allowed is 'float32', or call "
             "jax.config.update('jax_enable_x64', True) first"
         )
+    one_of("simulate", "containment", containment, get_args(Containment))
     one_of("simulate", "schedule", schedule, get_args(Schedule))
     if block is not None:
         whole("simulate", "block", block)
@@ -246,9 +260,10 @@ def prepare(
             reproducible=reproducible,
             dtype=dtype,
             best_readout=best_readout,
+            containment=containment,
         )
     parts = Parts(encoder, policy, mixture, words)
-    lines = refusals(policy, mixture, record, participation=participation is not None)
+    lines = refusals(policy, mixture, record, containment, participation=participation is not None)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(parts)):
         lines.append("a run under jit, vmap or grad cannot come back to the host between blocks")
     if lines:
@@ -267,6 +282,7 @@ def prepare(
         dtype=dtype,
         best_readout=best_readout,
         keep_costs=bool(keep_costs),
+        containment=containment,
     )
 
 
@@ -283,6 +299,7 @@ def _streamed(found: Streamed, choice: Record, series: Series) -> Result:
         recorded=_kept(choice, found.recorded),
         state=None,
         status=jnp.int32(found.status),
+        trouble=found.trouble,
     )
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from jax import lax
 
 from memoa_jax.arithmetic import computed_once
+from memoa_jax.choices import Containment
 from memoa_jax.footprint import bytes_of
 from memoa_jax.loop import Point, advance, begin, points_of, scan_in_chunks
 from memoa_jax.meeting import answer_shapes, answers
@@ -30,6 +31,7 @@ from memoa_jax.placement import Blocks, Cut, members
 from memoa_jax.recording import Field, Record
 from memoa_jax.series import Series
 from memoa_jax.totals import Tally
+from memoa_jax.trouble import Trouble
 from memoa_jax.types import (
     Agents,
     Array,
@@ -57,7 +59,14 @@ class Parts:
     key: Array
 
 
-def refusals(policy: Policy, mixture: Mixture, choice: Record, *, participation: bool) -> list[str]:
+def refusals(
+    policy: Policy,
+    mixture: Mixture,
+    choice: Record,
+    containment: Containment,
+    *,
+    participation: bool,
+) -> list[str]:
     """Return what of a run cannot be streamed, one line each, and what to do about it."""
     lines = []
     if not hasattr(policy, "surveys"):
@@ -66,6 +75,8 @@ def refusals(policy: Policy, mixture: Mixture, choice: Record, *, participation:
         lines.append(f"mixture {type(mixture).__name__} needs every agent's weight at every step")
     if participation:
         lines.append("a participation needs the number of those present at every step")
+    if containment == "exclude":
+        lines.append('containment = "exclude" needs to know at every step who has run away')
     if "weights" in choice.fields:
         lines.append('record.fields holds "weights", known only when all blocks are done')
     return lines
@@ -84,6 +95,7 @@ class Stream:
     dtype: str
     best_readout: bool
     keep_costs: bool
+    containment: Containment = "report"
     steps_kept: int | None = None
     """Steps between two states that are kept for going back (None: nobody goes back)."""
 
@@ -146,6 +158,7 @@ class Stream:
             fields=self.choice.fields,
             best_readout=self.best_readout,
             keep_costs=self.keep_costs,
+            containment=self.containment,
             steps_kept=self.steps_kept,
         )
 
@@ -256,6 +269,7 @@ class Found(NamedTuple):
     shares: dict[str, Tree]
     tally: Tally
     status: Array
+    trouble: Trouble
     steps: Array
     costs: Array | None
 
@@ -268,6 +282,7 @@ class Found(NamedTuple):
         "fields",
         "best_readout",
         "keep_costs",
+        "containment",
         "steps_kept",
     ),
 )
@@ -284,6 +299,7 @@ def _live(
     fields: tuple[Field, ...],
     best_readout: bool,
     keep_costs: bool,
+    containment: Containment,
     steps_kept: int | None,
 ) -> Found:
     """Let the blocks of a call live through the series, told what the surveys found."""
@@ -305,6 +321,7 @@ def _live(
             dimensions=dimensions,
             fields=fields,
             best_readout=best_readout,
+            containment=containment,
         )
         first_point = jax.tree.map(lambda leaf: leaf[0], points)
         shares = jax.eval_shape(advance, program, state, first_point)[0].server
@@ -317,8 +334,16 @@ def _live(
         )
         return Found(
             shares={"server": made, "mean_field": info.mean_field, **info.recorded},
-            tally=Tally.of(state.totals, dimensions.outputs, lost, index, population.exists),
+            tally=Tally.of(
+                state.totals,
+                dimensions.outputs,
+                lost,
+                index,
+                population.exists,
+                None if state.bounds is None else state.bounds.tame,
+            ),
             status=state.status,
+            trouble=state.trouble,
             steps=state.totals.steps,
             costs=state.totals.cost.result() if keep_costs else None,
         )

@@ -18,6 +18,7 @@ from memoa_jax.placement import deal
 from memoa_jax.stream import Stream
 from memoa_jax.sums import Sums, shapes
 from memoa_jax.totals import Tally, joined
+from memoa_jax.trouble import Trouble, earliest
 from memoa_jax.types import MixtureSurvey, Tree
 
 
@@ -32,6 +33,7 @@ class Streamed(NamedTuple):
     costs: np.ndarray | None
     recorded: dict[str, np.ndarray]
     status: int
+    trouble: Trouble
 
 
 @dataclasses.dataclass
@@ -49,16 +51,23 @@ class Going:
     costs: list[np.ndarray] = dataclasses.field(default_factory=list)
     status: int = 0
     steps: int = 0
+    trouble: tuple[int, int, int] = (-1, 0, 0)
 
     def enter(self, found: Any) -> None:
         """Enter a call of the last pass."""
         self.total.add(found.shares)
-        here = joined(_each(found.tally))
-        self.tally = here if self.tally is None else joined([self.tally, here])
+        tally = joined(_each(found.tally))
+        self.tally = tally if self.tally is None else joined([self.tally, tally])
         self.status |= int(np.bitwise_or.reduce(found.status))
         self.steps = int(found.steps[0])
+        here = earliest(jax.tree.map(lambda *both: np.append(*both), found.trouble, self._trouble))
+        self.trouble = (int(here.step), int(here.agent), int(here.quantity))
         if found.costs is not None:
             self.costs.append(found.costs.reshape(-1))
+
+    @property
+    def _trouble(self) -> Trouble:
+        return Trouble(*map(np.asarray, self.trouble))  # type: ignore[arg-type]
 
     def kept(self) -> Kept:
         """Return the stream as it stands."""
@@ -68,7 +77,7 @@ class Going:
             "tally": self.tally,
             "costs": np.concatenate(self.costs) if self.costs else None,
         }
-        names = ("number", "calls", "status", "steps")
+        names = ("number", "calls", "status", "steps", "trouble")
         return Kept(tree, {name: getattr(self, name) for name in names})
 
 
@@ -118,6 +127,7 @@ def run_stream(
         costs=np.concatenate(going.costs)[: plan.agents] if stream.keep_costs else None,
         recorded={name: shares[name] for name in choice.fields},
         status=going.status,
+        trouble=going._trouble,
     )
 
 

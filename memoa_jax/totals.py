@@ -207,6 +207,7 @@ class Tally:
         lost: Scalar,
         index: Array | None = None,
         among: Array | None = None,
+        tame: Array | None = None,
     ) -> Tally:
         """Take a block's totals together; exact, O(N).
 
@@ -216,6 +217,7 @@ class Tally:
           lost: the RMSE above which an agent has diverged.
           index: [N], the agents' places in the population; None: 0..N-1.
           among: [N] bool, which of them exist; None: all.
+          tame: [N] bool, which of them were never out of bounds; None: there were none.
         """
         cost, effort = totals.cost.result(), totals.effort.result()
         taken = totals.steps if totals.taken is None else totals.taken
@@ -223,6 +225,9 @@ class Tally:
         counted = counted if among is None else counted & among
         agents = root(cost / (jnp.maximum(taken, 1) * outputs))
         not_finite = ~jnp.isfinite(cost) & (True if among is None else among)
+        diverged = not_finite | (counted & (agents > lost))
+        if tame is not None:
+            diverged |= ~tame & (True if among is None else among)
         worst = jnp.argmax(jnp.where(not_finite, jnp.inf, jnp.where(counted, agents, -jnp.inf)))
         nan = jnp.asarray(jnp.nan, cost.dtype)
         readout = nan
@@ -241,7 +246,7 @@ class Tally:
             worst_cost=cost[worst],
             best_rmse=jnp.nanmin(jnp.where(counted, agents, jnp.nan)),
             best_cost=jnp.nanmin(jnp.where(counted, cost, jnp.nan)),
-            diverged=jnp.sum(not_finite | (counted & (agents > lost))),
+            diverged=jnp.sum(diverged),
             best_readout=readout,
         )
 

@@ -16,6 +16,7 @@ ORDER = [
     "reflection",
     "types",
     "spread",
+    "trouble",
     "arguments",
     "linalg",
     "draws",
