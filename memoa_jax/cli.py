@@ -77,6 +77,32 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"memoa {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
+    _add_runs(commands)
+    verify = commands.add_parser("verify", help="check the theory: rates, optima, exact costs")
+    _add_results(verify, "runs/verify")
+    verify.add_argument(
+        "--only",
+        metavar="PART",
+        action="append",
+        choices=VERIFY_PARTS,
+        help=f"run one part; may be repeated. Parts: {', '.join(VERIFY_PARTS)}",
+    )
+    verify.set_defaults(command=_verify)
+
+    validate = commands.add_parser("validate", help="check a config and tell every fault")
+    _add_config(validate)
+    validate.set_defaults(command=_validate)
+
+    listing = commands.add_parser("list", help="list series, encoders, mixtures and policies")
+    listing.set_defaults(command=_list)
+
+    doctor = commands.add_parser("doctor", help="check the installation and the devices")
+    doctor.set_defaults(command=_doctor)
+    return parser
+
+
+def _add_runs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the commands that run a config, one per kind."""
     run = commands.add_parser("run", help="run a config's policies, compare them, write results")
     _add_config(run)
     _add_results(run, "runs/NAME")
@@ -106,28 +132,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_cache(tune)
     tune.set_defaults(command=_run, kind="tune", distributed=None)
-
-    verify = commands.add_parser("verify", help="check the theory: rates, optima, exact costs")
-    _add_results(verify, "runs/verify")
-    verify.add_argument(
-        "--only",
-        metavar="PART",
-        action="append",
-        choices=VERIFY_PARTS,
-        help=f"run one part; may be repeated. Parts: {', '.join(VERIFY_PARTS)}",
-    )
-    verify.set_defaults(command=_verify)
-
-    validate = commands.add_parser("validate", help="check a config and tell every fault")
-    _add_config(validate)
-    validate.set_defaults(command=_validate)
-
-    listing = commands.add_parser("list", help="list series, encoders, mixtures and policies")
-    listing.set_defaults(command=_list)
-
-    doctor = commands.add_parser("doctor", help="check the installation and the devices")
-    doctor.set_defaults(command=_doctor)
-    return parser
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
@@ -173,13 +177,11 @@ def _load(
     """Load a config of these kinds, or tell its faults."""
     from memoa_jax.config_faults import ConfigError
     from memoa_jax.config_file import load
-    from memoa_jax.config_sweep import Sweep
-    from memoa_jax.config_tune import TuneConfig
+    from memoa_jax.config_kinds import command_of
 
     try:
         config = load(parsed.config, parsed.overrides)
-        special = {Sweep: "sweep", TuneConfig: "tune"}
-        kind = special.get(type(config), "run")
+        kind = command_of(type(config).model_fields)
         if kind not in kinds:
             has = f"no [{kinds[0]}]" if kind == "run" else f"a [{kind}]"
             raise ConfigError([f"{parsed.config}: has {has}; allowed is memoa {kind}"])
@@ -234,18 +236,45 @@ def _list(_: argparse.Namespace) -> int:
 
 
 def _run(parsed: argparse.Namespace) -> int:
+    """Run a config and tell its results, after every refusal that costs no time."""
     config = _load(parsed, [parsed.kind])
     if config is None:
         return WRONG
     folder = parsed.out or Path("runs") / config.name
     fault = _prepare(folder)
+    if fault is None and parsed.cache is not None:
+        fault = _prepare(parsed.cache, "--cache")
+    fault = fault or _start_jax(parsed, config)
     if fault:
         return _fail(WRONG, fault)
 
-    fault = None if parsed.cache is None else _prepare(parsed.cache, "--cache")
-    if fault:
-        return _fail(WRONG, fault)
+    import jax
 
+    from memoa_jax.config_faults import ConfigError
+    from memoa_jax.run import RunError
+
+    first = jax.process_index() == 0
+    say = _tell if first else _silent
+    try:
+        reader, summary = _carry_out(parsed, config, folder, say)
+    except ConfigError as error:
+        return _fail(WRONG, *(f"{parsed.config}: {line}" for line in error.faults))
+    except RunError as error:
+        return _fail(FAILED, str(error))
+    except OSError as error:
+        return _fail(FAILED, f"{folder}: results cannot be written ({error.strerror})")
+    if first:
+        print(_shown(parsed, summary, reader.table), end="")
+    say(f"results in {folder}")
+    if summary["interrupted"]:
+        return _fail(INTERRUPTED, f"interrupted; not run: {', '.join(reader.left(summary))}")
+    if reader.lost(summary):
+        return _fail(FAILED, "no policy kept a finite server output: see the notes of the table")
+    return OK
+
+
+def _start_jax(parsed: argparse.Namespace, config: Config | Study) -> str | None:
+    """Set JAX up as the config and the options ask for, before its first use; return the fault."""
     import jax
 
     if config.dtype == "float64" or (parsed.kind == "tune" and parsed.check_gradients):
@@ -253,47 +282,38 @@ def _run(parsed: argparse.Namespace) -> int:
     if parsed.cache is not None:
         jax.config.update("jax_compilation_cache_dir", str(parsed.cache.resolve()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    fault = None if parsed.distributed is None else _join(parsed.distributed)
-    if fault:
-        return _fail(WRONG, fault)
-    first = jax.process_index() == 0
-    say = _tell if first else _silent
+    return None if parsed.distributed is None else _join(parsed.distributed)
+
+
+def _carry_out(
+    parsed: argparse.Namespace, config: Config | Study, folder: Path, say: Callable[[str], None]
+) -> tuple[Any, dict[str, Any]]:
+    """Do what the config asks for; return the module that reads its summary, and the summary."""
     from memoa_jax import report, study_report, sweep_report, tune_report
     from memoa_jax.config import Study
-    from memoa_jax.config_faults import ConfigError
     from memoa_jax.config_sweep import Sweep
     from memoa_jax.config_tune import TuneConfig
-    from memoa_jax.run import RunError, run
+    from memoa_jax.run import run
     from memoa_jax.study import run_study
     from memoa_jax.sweep import run_sweep
     from memoa_jax.tune_run import run_tuning
 
-    reader: Any = report
-    try:
-        if isinstance(config, Sweep):
-            reader, summary = sweep_report, run_sweep(config, folder, say, parsed.fresh)
-        elif isinstance(config, TuneConfig):
-            checked = parsed.check_gradients
-            reader, summary = tune_report, run_tuning(config, folder, say, check=checked)
-        elif isinstance(config, Study):
-            reader, summary = study_report, run_study(config, folder, say)
-        else:
-            summary = run(config, folder, say)
-    except ConfigError as error:
-        return _fail(WRONG, *(f"{parsed.config}: {line}" for line in error.faults))
-    except RunError as error:
-        return _fail(FAILED, str(error))
-    except OSError as error:
-        return _fail(FAILED, f"{folder}: results cannot be written ({error.strerror})")
-    shown = report.to_json(summary) if parsed.format == "json" else reader.table(summary) + "\n"
-    if first:
-        print(shown, end="")
-    say(f"results in {folder}")
-    if summary["interrupted"]:
-        return _fail(INTERRUPTED, f"interrupted; not run: {', '.join(reader.left(summary))}")
-    if reader.lost(summary):
-        return _fail(FAILED, "no policy kept a finite server output: see the notes of the table")
-    return OK
+    if isinstance(config, Sweep):
+        return sweep_report, run_sweep(config, folder, say, parsed.fresh)
+    if isinstance(config, TuneConfig):
+        return tune_report, run_tuning(config, folder, say, check=parsed.check_gradients)
+    if isinstance(config, Study):
+        return study_report, run_study(config, folder, say)
+    return report, run(config, folder, say)
+
+
+def _shown(
+    parsed: argparse.Namespace, found: dict[str, Any], table: Callable[[dict[str, Any]], str]
+) -> str:
+    """Return what to print at the end, as --format asks."""
+    from memoa_jax.report import to_json
+
+    return to_json(found) if parsed.format == "json" else table(found) + "\n"
 
 
 def _silent(_: str) -> None:
@@ -330,7 +350,6 @@ def _verify(parsed: argparse.Namespace) -> int:
     import jax
 
     jax.config.update("jax_enable_x64", True)
-    from memoa_jax.report import to_json
     from memoa_jax.verify import table, verify
 
     # In the programme's order, each part once.
@@ -341,7 +360,7 @@ def _verify(parsed: argparse.Namespace) -> int:
         return _fail(FAILED, f"{folder}: results cannot be written ({error.strerror})")
     except RuntimeError as error:
         return _fail(FAILED, " ".join(str(error).split()))
-    print(to_json(report) if parsed.format == "json" else table(report) + "\n", end="")
+    print(_shown(parsed, report, table), end="")
     _tell(f"results in {folder}")
     if report["interrupted"]:
         return _fail(INTERRUPTED, f"interrupted; not run: {', '.join(report['not_run'])}")

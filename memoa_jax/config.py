@@ -345,11 +345,6 @@ def label(table: SERIES | ENCODERS) -> str:
     return table.name or table.kind
 
 
-def is_study(raw: dict[str, Any]) -> bool:
-    """Tell whether a raw config names several of something, and so is a `Study`."""
-    return "seeds" in raw or any(isinstance(raw.get(key), list) for key in ("series", "encoder"))
-
-
 FAMILIES = {
     "series": members(SERIES),
     "encoder": members(ENCODERS),

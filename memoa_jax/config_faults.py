@@ -15,8 +15,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from memoa_jax.config import FAMILIES, Config, Study
-from memoa_jax.config_sweep import Sweep, between_keys, is_sweep
-from memoa_jax.config_tune import TuneConfig, is_tuning
+from memoa_jax.config_kinds import KINDS, command_of
+from memoa_jax.config_sweep import between_keys
 from memoa_jax.config_values import Table, kind_of
 
 Keys = tuple[str | int, ...]
@@ -80,7 +80,7 @@ def _between_keys(raw: dict[str, Any]) -> Iterator[tuple[Keys, str]]:
         if isinstance(path, str) and path and not Path(path).is_file():
             yield (*keys, "path"), f"{_dotted(keys)}.path = {json.dumps(path)}: no such file"
     yield from between_keys(raw)
-    if "seed" in raw and "seeds" in raw and not (is_sweep(raw) or is_tuning(raw)):
+    if "seed" in raw and "seeds" in raw and command_of(raw) == "run":
         yield ("seeds",), "seeds: seed is given too; allowed is one of them"
     for keys, policy in tables_at(raw, ["policy"]):
         late = policy.get("staleness")
@@ -143,11 +143,10 @@ def _explain(raw: dict[str, Any], details: ErrorDetails) -> tuple[Keys, str]:
         case "extra_forbidden" if keys == ("record",):
             return keys, "record: allowed in a run of one series, one encoder and one seed only"
         case "extra_forbidden" if keys == ("seeds",):
-            own = "sweep" if is_sweep(raw) else "tune"
-            return keys, f"seeds: allowed is {own}.seeds"
+            return keys, f"seeds: allowed is {command_of(raw)}.seeds"
         case "extra_forbidden":
             known = list(owner.model_fields) if owner else []
-            known += [*Study.model_fields, "sweep", "tune"] if owner is Config else []
+            known += [*Study.model_fields, *KINDS] if owner is Config else []
             known.sort(key=lambda name: {"kind": 0, "name": 1}.get(name, 2))
             return keys, f"{dotted}: unknown key{did_you_mean(str(keys[-1]), known)}"
         case "union_tag_not_found":
@@ -182,11 +181,9 @@ def _place(raw: dict[str, Any], loc: Sequence[str | int]) -> Keys:
 def _walk(raw: Any, keys: Keys) -> tuple[type[Table] | None, Any]:
     """Return the table that holds `keys`, and the annotation of the value there."""
     owner: type[Table] | None = None
-    root = raw
     # What a study has several of is a list only there.
     several = keys[0] == "seeds" or isinstance(raw.get(keys[0]), list)
-    annotation: Any = Study if several else Config
-    annotation = Sweep if is_sweep(root) else TuneConfig if is_tuning(root) else annotation
+    annotation: Any = KINDS.get(command_of(raw), Study if several else Config)
     for key in keys:
         owner = _table(annotation, raw)
         if owner is not None:

@@ -14,10 +14,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from memoa_jax.config import Config, Study, is_study
+from memoa_jax.config import Config, Study
 from memoa_jax.config_faults import ConfigError, Keys, did_you_mean, explain, tables_at
-from memoa_jax.config_sweep import Sweep, is_sweep
-from memoa_jax.config_tune import TuneConfig, is_tuning
+from memoa_jax.config_kinds import model_of
+from memoa_jax.config_sweep import Sweep
+from memoa_jax.config_tune import TuneConfig
 from memoa_jax.config_tune import faults as tuning_faults
 
 _PATHS = ("path", "cache")
@@ -63,7 +64,7 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config 
         if place in _SEEDS:
             raw.pop(_SEEDS[place], None)
     anchor(raw, Path.cwd())
-    model = _model(raw)
+    model = model_of(raw)
     error_found = None
     try:
         config = model.model_validate(raw)
@@ -79,15 +80,6 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config 
     if faults:
         raise ConfigError(faults)
     return config
-
-
-def _model(raw: dict[str, Any]) -> type[Config | Study]:
-    """Return what a raw config is to be."""
-    if is_sweep(raw):
-        return Sweep
-    if is_tuning(raw):
-        return TuneConfig
-    return Study if is_study(raw) else Config
 
 
 def _read(source: str) -> dict[str, Any]:

@@ -102,11 +102,6 @@ class Sweep(Config):
         return self.sweep.seeds or [self.seed]
 
 
-def is_sweep(raw: dict[str, Any]) -> bool:
-    """Tell whether a raw config is that of a `Sweep`."""
-    return "sweep" in raw
-
-
 def between_keys(raw: dict[str, Any]) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Yield the faults of `[sweep]` that no single key shows, with their places.
 

@@ -87,11 +87,6 @@ class TuneConfig(Config):
         return {key: known[key] for key in self.tune.keys}
 
 
-def is_tuning(raw: dict[str, Any]) -> bool:
-    """Tell whether a raw config asks for tuning."""
-    return "tune" in raw
-
-
 def values(config: Config, policy: POLICIES) -> dict[str, float]:
     """Return what can be tuned of a run of one policy, and its values."""
     tables = {"policy": policy, "encoder": config.encoder, "mixture": config.mixture}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -94,7 +94,7 @@ def compare(
             words = preflight.check(*build.simulation(config, series, encoder, table))
             spent[label] = time.perf_counter() - start, sum(compiling)
         say(f"{label}: {words}")
-    try:
+    with finishing(finished):
         for label, table in planned.items():
             with in_one_line(f"policy {label}: "):
                 one, measured = _finish(config, series, encoder, label, table, spent[label])
@@ -104,9 +104,6 @@ def compare(
                 f"{one.metrics['worst_agent_rmse']:.5g}, {one.seconds:.1f} s "
                 f"({len(finished)} of {len(planned)})"
             )
-    except KeyboardInterrupt:
-        if not finished:
-            raise
     return Comparison(
         name=config.name,
         agents=config.agents,
@@ -238,6 +235,27 @@ def in_one_line(where: str = "") -> Iterator[None]:
         raise ConfigError([where + _line(error)]) from error
     except (RuntimeError, MemoryError) as error:
         raise RunError(where + (_line(error) or "out of memory")) from error
+
+
+@contextmanager
+def finishing(done: Sized, told: Callable[[], str] | None = None) -> Iterator[None]:
+    """Keep what a loop has done when it is cut short; as long as that is nothing, change nothing.
+
+    An interrupt ends the loop and no more; a failure says in its line what is kept.
+
+    Args:
+      done: what the loop has finished so far; it grows meanwhile.
+      told: says how much of it is where; None if a failure keeps nothing.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not done:
+            raise
+    except RunError as error:
+        if not done or told is None:
+            raise
+        raise RunError(f"{error}; {told()}") from error
 
 
 def _line(error: BaseException) -> str:

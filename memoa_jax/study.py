@@ -17,7 +17,7 @@ from memoa_jax import build, canary, study_report
 from memoa_jax.config import Cell, Study, label
 from memoa_jax.config_file import to_toml
 from memoa_jax.report import summarise, to_json, write_files
-from memoa_jax.run import RunError, compare, in_one_line, input_files, manifest, policies
+from memoa_jax.run import compare, finishing, in_one_line, input_files, manifest, policies
 from memoa_jax.series import Series
 from memoa_jax.study_report import Done
 
@@ -65,18 +65,12 @@ def run_study(study: Study, folder: Path, say: Callable[[str], None]) -> dict[st
         write_files(folder, {name: text.encode() for name, text in files.items()}, facts)
         return summary
 
-    try:
+    with finishing(done, lambda: f"{len(done)} of {len(cells)} runs are in {folder}"):
         for one in _play(cells, series, len(planned)):
             done.append(one)
             write()
             if not one.summary["not_run"]:
                 say(f"{one.cell.place}: {one.seconds:.1f} s ({_progress(done, cells, series)})")
-    except KeyboardInterrupt:
-        if not done:
-            raise
-    except RunError as error:
-        kept = f"; {len(done)} of {len(cells)} runs are in {folder}" if done else ""
-        raise RunError(f"{error}{kept}") from error
     return write()
 
 

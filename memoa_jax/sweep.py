@@ -22,7 +22,7 @@ from memoa_jax.config_file import load, resolved, to_toml
 from memoa_jax.config_sweep import Sweep
 from memoa_jax.figures import FigureError
 from memoa_jax.report import file_hash, to_json, write_files
-from memoa_jax.run import RunError, compile_clock, in_one_line, input_files, manifest
+from memoa_jax.run import compile_clock, finishing, in_one_line, input_files, manifest
 from memoa_jax.sweep_batch import Batch, Figures, Place, Programs, batches
 from memoa_jax.sweep_figures import draw_marginals
 from memoa_jax.sweep_plan import Run, plan
@@ -60,22 +60,20 @@ def run_sweep(
     with in_one_line():
         canary.check_build()
         store = _Store(sweep, runs, wanted, folder)
+
+    def there() -> str:
+        return f"{len(found):,} of {len(wanted):,} rows"
+
     if found:
-        say(f"{len(found):,} of {len(wanted):,} rows are there")
+        say(f"{there()} are there")
     summary: dict[str, Any] = {}
     with compile_clock() as compiling:
-        try:
+        with finishing(found, lambda: f"{there()} are in {folder}"):
             calls = batches(runs)
             for call, one in _play(calls, found, store):
                 found.update(one)
                 summary = store.write(found, sum(compiling))
-                say(f"call {call} of {len(calls)}: {len(found):,} of {len(wanted):,} rows")
-        except KeyboardInterrupt:
-            if not found:
-                raise
-        except RunError as error:
-            kept = f"; {len(found):,} of {len(wanted):,} rows are in {folder}" if found else ""
-            raise RunError(f"{error}{kept}") from error
+                say(f"call {call} of {len(calls)}: {there()}")
         summary = summary or store.write(found, sum(compiling))
     try:
         draw_marginals(sweep, sweep_table.columns(wanted, found), folder / "marginals.png")

@@ -4,6 +4,8 @@ Nearly all of the suite's time is compilation, so tests compile with XLA's optim
 ``MEMOA_TEST_OPTIMISED=1`` turns it up. What users get is tested at full optimization all the
 same: every test that starts a process (the command line, the README, the canary, the reference
 numbers in tests/test_optimised.py) starts it with XLA as it is.
+
+And the folders that tests of the command line work in.
 """
 
 import gc
@@ -11,6 +13,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+from helpers import GRID, TINY
 
 QUICK_FLAGS = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
 
@@ -60,3 +65,24 @@ class ForgetPrograms:
 def pytest_configure(config):
     """For doctests too, which no conftest of a folder reaches."""
     config.pluginmanager.register(ForgetPrograms())
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """Work in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def tiny(here):
+    """Work in a folder that holds a small run; return its path."""
+    (here / "tiny.toml").write_text(TINY)
+    return here / "tiny.toml"
+
+
+@pytest.fixture
+def grid(here):
+    """Work in a folder that holds a small sweep; return its path."""
+    (here / "grid.toml").write_text(GRID)
+    return here / "grid.toml"

@@ -77,6 +77,7 @@ ORDER = [
     "config",
     "config_tune",
     "config_sweep",
+    "config_kinds",
     "config_faults",
     "config_file",
     "sweep_plan",

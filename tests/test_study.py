@@ -1,6 +1,5 @@
 """Many runs of one config: the same numbers as run by run, tables over seeds, partial results."""
 
-import csv
 import json
 import math
 import statistics
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import interrupt, rows_of, summary_of
 
 from memoa_jax import build, run, study, study_report
 from memoa_jax.cli import main
@@ -55,9 +55,8 @@ CELLS = [f"{one}, {encoder}, seed {s}" for one, encoder, s in product(SERIES, EN
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("study.toml").write_text(STUDY)
+def study_file(here):
+    (here / "study.toml").write_text(STUDY)
 
 
 @pytest.fixture(scope="module")
@@ -68,18 +67,6 @@ def finished(tmp_path_factory):
     said = []
     study.run_study(load(folder / "study.toml"), folder, say=said.append)
     return folder, said
-
-
-def read(folder):
-    def refuse(word):
-        raise AssertionError(f"not strict JSON: {word}")
-
-    return json.loads((Path(folder) / "summary.json").read_text(), parse_constant=refuse)
-
-
-def rows(folder):
-    with (Path(folder) / "table.csv").open(newline="") as stream:
-        return list(csv.DictReader(stream))
 
 
 def test_a_study_says_one_line_per_cell_and_writes_five_files(finished):
@@ -99,7 +86,7 @@ def test_a_study_says_one_line_per_cell_and_writes_five_files(finished):
 def test_every_number_is_that_of_a_run_of_its_own(finished, tmp_path):
     table = {
         (row["series"], row["encoder"], row["policy"], int(row["seed"])): row
-        for row in rows(finished[0])
+        for row in rows_of(finished[0] / "table.csv")
     }
     assert len(table) == 16
     for cell in load("study.toml").cells():
@@ -115,12 +102,12 @@ def test_every_number_is_that_of_a_run_of_its_own(finished, tmp_path):
 
 
 def test_summary_holds_mean_extremes_deviation_and_every_seed(finished):
-    summary = read(finished[0])
+    summary = summary_of(finished[0])
     assert (summary["interrupted"], summary["not_run"]) == (False, [])
     assert (summary["seeds"], list(summary["series"])) == (SEEDS, SERIES)
     assert summary["series"]["logistic"]["published"] == {"MEMOA": 0.0067, "theirs|ours": 1}
     assert summary["series"]["four"]["published"] is None
-    table = rows(finished[0])
+    table = rows_of(finished[0] / "table.csv")
     for one, encoder, policy in product(SERIES, ENCODERS, POLICIES):
         found = summary["series"][one]["encoders"][encoder]["policies"][policy]
         assert (found["seeds"], found["diverged_agents"]) == (SEEDS, [0, 0])
@@ -139,14 +126,14 @@ def test_summary_holds_mean_extremes_deviation_and_every_seed(finished):
 def test_rows_stand_in_the_order_of_the_config(finished):
     found = [
         (row["series"], row["encoder"], int(row["seed"]), row["policy"])
-        for row in rows(finished[0])
+        for row in rows_of(finished[0] / "table.csv")
     ]
     assert found == list(product(SERIES, ENCODERS, SEEDS, POLICIES))
 
 
 def test_markdown_has_a_row_per_policy_and_the_best_server_in_bold(finished):
     text = (finished[0] / "table.md").read_text()
-    summary = read(finished[0])
+    summary = summary_of(finished[0])
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert lines[0] == (
         "| series | encoder | policy | server | mean agent | worst agent | persistence | "
@@ -190,10 +177,10 @@ def test_the_command_runs_a_study_and_prints_its_table(finished, capsys):
     assert captured.err.splitlines()[-1] == "results in out"
     assert main(["run", "study.toml", "--set", "seed=5", "--format", "json"]) == 0
     again = json.loads(capsys.readouterr().out)
-    assert again == read("runs/small")
+    assert again == summary_of("runs/small")
     policy = again["series"]["four"]["encoders"]["loud"]["policies"]["greedy"]
     assert policy["server_rmse"]["standard_deviation"] is None
-    whole = read(finished[0])["series"]["four"]["encoders"]["loud"]["policies"]["greedy"]
+    whole = summary_of(finished[0])["series"]["four"]["encoders"]["loud"]["policies"]["greedy"]
     assert policy["server_rmse"]["per_seed"] == whole["server_rmse"]["per_seed"][1:]
 
 
@@ -205,27 +192,13 @@ def test_validate_names_all_of_a_study(capsys):
     )
 
 
-def stop(monkeypatch, after, error=KeyboardInterrupt):
-    """Make the policy number `after` behave as if Ctrl-C were pressed in it."""
-    calls = []
-    real = run.simulate
-
-    def simulate(*arguments, **keywords):
-        calls.append(1)
-        if len(calls) > after:
-            raise error
-        return real(*arguments, **keywords)
-
-    monkeypatch.setattr(run, "simulate", simulate)
-
-
 @pytest.mark.parametrize("after", [3, 4])
 def test_an_interrupted_study_keeps_what_finished(after, finished, monkeypatch, capsys):
-    stop(monkeypatch, after)
+    interrupt(monkeypatch, after)
     assert main(["run", "study.toml", "--out", "out"]) == 130
     captured = capsys.readouterr()
     assert "Traceback" not in captured.err
-    summary = read("out")
+    summary = summary_of("out")
     assert summary["interrupted"] is True
     cut = {f"{o['series']}, {o['encoder']}, seed {o['seed']}": o for o in summary["not_run"]}
     done = {CELLS[0], CELLS[1]} if after == 4 else {CELLS[0]}
@@ -236,9 +209,9 @@ def test_an_interrupted_study_keeps_what_finished(after, finished, monkeypatch, 
     first = next(cell for cell in CELLS if cell in cut)
     assert last == f"memoa: interrupted; not run: {first}, and {len(cut) - 1} more"
     assert f"INTERRUPTED: not run: {first}; and" in captured.out
-    kept = rows("out")
+    kept = rows_of("out/table.csv")
     assert len(kept) == after
-    whole = rows(finished[0])
+    whole = rows_of(finished[0] / "table.csv")
     for row, other in zip(kept, whole, strict=False):
         assert row["server_rmse"] == other["server_rmse"]
     greedy = summary["series"]["logistic"]["encoders"]["random_features"]["policies"]["greedy"]
@@ -247,23 +220,23 @@ def test_an_interrupted_study_keeps_what_finished(after, finished, monkeypatch, 
 
 
 def test_an_interrupt_before_anything_finished_leaves_nothing(monkeypatch, capsys):
-    stop(monkeypatch, after=0)
+    interrupt(monkeypatch, after=0)
     assert main(["run", "study.toml", "--out", "out"]) == 130
     assert capsys.readouterr().err == "memoa: interrupted\n"
     assert list(Path("out").iterdir()) == []
 
 
 def test_a_device_that_gives_up_leaves_what_finished(monkeypatch, capsys):
-    stop(monkeypatch, 2, RuntimeError("RESOURCE_EXHAUSTED"))
+    interrupt(monkeypatch, 2, RuntimeError("RESOURCE_EXHAUSTED"))
     assert main(["run", "study.toml", "--out", "out"]) == 1
     line = capsys.readouterr().err.splitlines()[-1]
     assert line == f"memoa: {CELLS[1]}: policy greedy: RESOURCE_EXHAUSTED; 1 of 8 runs are in out"
-    assert read("out")["interrupted"] is True
-    assert len(rows("out")) == 2
+    assert summary_of("out")["interrupted"] is True
+    assert len(rows_of("out/table.csv")) == 2
 
 
 def test_what_cannot_be_built_is_refused_before_anything_runs(monkeypatch, capsys):
-    stop(monkeypatch, 0, AssertionError)
+    interrupt(monkeypatch, 0, AssertionError)
     assert main(["run", "study.toml", "--set", "series.1={kind='co2', steps=9999}"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line == (
@@ -414,7 +387,7 @@ def test_a_run_with_another_server_and_agents_that_come_and_go(capsys):
     words = ["--set", "mixture={kind='ewa'}"]
     words += ["--set", "participation={kind='markov', leave=0.2, join=0.5}"]
     assert main(["run", "one.toml", "--out", "out", *words]) == 0
-    greedy = read("out")["policies"]["greedy"]
+    greedy = summary_of("out")["policies"]["greedy"]
     assert math.isfinite(greedy["server_rmse"])
     resolved = load("out/config.toml")
     assert (resolved.mixture.kind, resolved.participation.kind) == ("ewa", "markov")

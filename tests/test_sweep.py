@@ -1,100 +1,28 @@
-"""Sweeps: their points, faults, one compilation per policy, the same numbers, going on, results."""
+"""Sweeps: what they write, how points are ranked and drawn, and how a sweep goes on."""
 
-import builtins
-import csv
 import json
 import math
-from itertools import product
+import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
+from helpers import GRID, SWEPT, assert_as_alone, drawn, rows_of, summary_of
 
-from memoa_jax import (
-    build,
-    report,
-    run,
-    simulate,
-    sweep,
-    sweep_batch,
-    sweep_figures,
-    sweep_plan,
-    sweep_report,
-)
+from memoa_jax import report, sweep, sweep_batch, sweep_figures, sweep_report
 from memoa_jax.choices import METRICS
 from memoa_jax.cli import main
 from memoa_jax.config import Config
-from memoa_jax.config_faults import ConfigError
-from memoa_jax.config_file import load, to_toml
+from memoa_jax.config_file import load
 from memoa_jax.figures import FigureError
 from memoa_jax.sweep_plan import plan
 
-BASE = """
-agents = 6
+pytestmark = pytest.mark.usefixtures("grid")
 
-[series]
-kind = "logistic"
-steps = 12
-
-[encoder]
-kind = "random_features"
-features = 2
-
-[[policy]]
-kind = "greedy"
-
-[[policy]]
-kind = "decentralized"
-horizon = 2
-"""
-EFFORT = """
-[[sweep.axis]]
-key = "policy.decentralized.cost.effort"
-low = 0.1
-high = 10.0
-scale = "log"
-"""
-NOISE = """
-[[sweep.axis]]
-key = "encoder.noise"
-values = [0.0, 0.3]
-"""
-GRID = f"""{BASE}
-[sweep]
-method = "grid"
-seeds = 2
-top = 3
-{EFFORT}
-count = 3
-{NOISE}
-"""
-POLICIES = ["greedy", "decentralized", "uncoupled"]
 WRITTEN = {"config.toml", "runs.jsonl", "summary.json", "table.npz", "table.csv", "best.toml"} | {
     "manifest.json",
     "marginals.png",
 }
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("grid.toml").write_text(GRID)
-
-
-def write(text, name="x.toml"):
-    Path(name).write_text(text)
-    return name
-
-
-def drawn(method, points=16, seed=0, axes=EFFORT + NOISE):
-    table = f'[sweep]\nmethod = "{method}"\npoints = {points}\n'
-    return write(f"seed = {seed}\n{BASE}{table}{axes}")
-
-
-def points(path, overrides=()):
-    """Return the points' values, each once."""
-    return list(dict.fromkeys(tuple(r.values.values()) for r in plan(load(path, overrides))))
 
 
 @pytest.fixture(scope="module")
@@ -116,330 +44,6 @@ def held(finished):
     return Path("out")
 
 
-def read(folder):
-    def refuse(word):
-        raise AssertionError(f"not strict JSON: {word}")
-
-    return json.loads((Path(folder) / "summary.json").read_text(), parse_constant=refuse)
-
-
-def rows(folder):
-    with (Path(folder) / "table.csv").open(newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
-# Points.
-
-
-def test_a_grid_is_the_product_of_its_axes_and_the_last_runs_fastest():
-    assert points("grid.toml") == list(product([0.1, pytest.approx(1.0), 10.0], [0.0, 0.3]))
-    runs = plan(load("grid.toml"))
-    assert [(r.index, r.point, r.config.seed) for r in runs[:3]] == [
-        (0, 0, 0),
-        (1, 0, 1),
-        (2, 1, 0),
-    ]
-    assert len(runs) == 12
-    one = runs[-1].config
-    assert type(one) is Config
-    assert (one.policy[1].cost.effort, one.encoder.noise, one.seed) == (10.0, 0.3, 1)
-    assert one.policy[0].cost.effort == 10.0  # greedy's own
-    linear = points("grid.toml", ["sweep.axis.0.scale=linear"])
-    assert [effort for effort, _ in linear[::2]] == [0.1, pytest.approx(5.05), 10.0]
-
-
-@pytest.mark.parametrize("method", ["random", "sobol"])
-def test_drawn_points_lie_in_range_and_follow_the_seed(method):
-    found = points(drawn(method, 64))
-    assert len(found) == 64
-    efforts = np.array([effort for effort, _ in found])
-    assert ((efforts > 0.1) & (efforts < 10)).all()
-    # Even in the logarithm: the lower half of the decades takes its share.
-    tolerance = 0 if method == "sobol" else 12
-    assert abs((efforts < 1).sum() - 32) <= tolerance
-    assert abs(sum(noise == 0.0 for _, noise in found) - 32) <= tolerance
-    assert points(drawn(method, 64)) == found
-    assert points(drawn(method, 64, seed=1))[0] != found[0]
-
-
-def test_sobol_takes_any_number_of_points_without_a_warning():
-    assert points(drawn("sobol", 5)) == points(drawn("sobol", 8))[:5]
-    assert len(plan(load(drawn("sobol", 1)))) == 1
-
-
-def test_whole_ends_of_a_whole_key_give_whole_numbers_and_of_another_do_not():
-    axis = '[[sweep.axis]]\nkey = "{}"\nlow = 1\nhigh = 9\n'
-    windows = points(drawn("random", axes=axis.format("policy.greedy.window")))
-    assert {type(value) for (value,) in windows} == {int}
-    assert {value for (value,) in windows} <= set(range(1, 10))
-    efforts = points(drawn("random", axes=axis.format("policy.greedy.cost.effort")))
-    assert {type(value) for (value,) in efforts} == {float}
-    assert any(value != round(value) for (value,) in efforts)
-
-
-def test_a_point_is_what_set_makes_of_the_config():
-    """Defaults that depend on what an axis changes are those of the point."""
-    text = f'{BASE}[sweep]\nmethod = "grid"\n[[sweep.axis]]\nkey = "policy.decentralized.game"\n'
-    path = write(text + 'values = ["hindsight", "forecast"]\n')
-    base = write(BASE, "base.toml")
-    for found, game in zip(plan(load(path)), ("hindsight", "forecast"), strict=True):
-        alone = load(base, [f"policy.decentralized.game={game}", "name=x"])
-        assert found.config == alone
-    Path("out").mkdir()
-    again = write(to_toml(load(path), Path("out")), "out/config.toml")
-    assert [r.config for r in plan(load(again))] == [r.config for r in plan(load(path))]
-
-
-def test_tables_may_be_values(tmp_path):
-    values = 'values = [{ kind = "random_features" }, { kind = "echo_state", features = 3 }]'
-    path = drawn("sobol", 4, axes=f'[[sweep.axis]]\nkey = "encoder"\n{values}\n')
-    kinds = [r.config.encoder.kind for r in plan(load(path))]
-    assert sorted(kinds) == ["echo_state"] * 2 + ["random_features"] * 2
-    write(to_toml(load(path), tmp_path), "config.toml")
-    assert load("config.toml") == load(path)
-
-
-# Faults.
-
-AXIS = '[[sweep.axis]]\nkey = "encoder.noise"\n'
-FAULTS = {
-    "sweep.method: missing; allowed is grid, random, sobol": f"[sweep]\n{AXIS}values = [1.0]",
-    'sweep.method = "gird": allowed is grid, random, sobol; did you mean grid?': (
-        f"[sweep]\nmethod = 'gird'\n{AXIS}values = [1.0]"
-    ),
-    "sweep.axis: missing; allowed is one [[sweep.axis]] table or more": "[sweep]\nmethod = 'grid'",
-    "sweep.metod: unknown key; did you mean method?": (
-        f"[sweep]\nmethod = 'grid'\nmetod = 1\n{AXIS}values = [1.0]"
-    ),
-    "sweep.points: a grid has the points of its axes; allowed is random or sobol": (
-        f"[sweep]\nmethod = 'grid'\npoints = 3\n{AXIS}values = [1.0]"
-    ),
-    'sweep.points: missing; with method = "sobol" allowed is a whole number >= 1': (
-        f"[sweep]\nmethod = 'sobol'\n{AXIS}values = [1.0]"
-    ),
-    'sweep.metric = "rmse": allowed is server_rmse, mean_field_rmse': (
-        f"[sweep]\nmethod = 'grid'\nmetric = 'rmse'\n{AXIS}values = [1.0]"
-    ),
-    "sweep.seeds = 0: allowed is how many (1 to 10000)": (
-        f"[sweep]\nmethod = 'grid'\nseeds = 0\n{AXIS}values = [1.0]"
-    ),
-    "sweep.axis.0.high = 1.0: allowed is a number above low, 2.0": (
-        f"[sweep]\nmethod = 'grid'\n{AXIS}low = 2.0\nhigh = 1.0\ncount = 2"
-    ),
-    'sweep.axis.0.low = 0.0: allowed is a number > 0 with scale = "log"': (
-        f"[sweep]\nmethod = 'grid'\n{AXIS}low = 0.0\nhigh = 1.0\ncount = 2\nscale = 'log'"
-    ),
-    'sweep.axis.0.low = "a": allowed is a finite number': (
-        f"[sweep]\nmethod = 'grid'\n{AXIS}low = 'a'\nhigh = 1.0\ncount = 2"
-    ),
-    "sweep.axis.0.high: missing; allowed is a finite number, or values": (
-        f"[sweep]\nmethod = 'grid'\n{AXIS}low = 0.0\ncount = 2"
-    ),
-    "sweep.axis.0.count: missing; on a grid allowed is a whole number >= 2, or values": (
-        f"[sweep]\nmethod = 'grid'\n{AXIS}low = 0.0\nhigh = 1.0"
-    ),
-    'sweep.axis.0.count = 3: method = "random" takes no count; allowed is sweep.points': (
-        f"[sweep]\nmethod = 'random'\npoints = 2\n{AXIS}low = 0.0\nhigh = 1.0\ncount = 3"
-    ),
-    "sweep.axis.0.low = 0.0: values are given too; allowed is one of them": (
-        f"[sweep]\nmethod = 'grid'\n{AXIS}values = [1.0]\nlow = 0.0"
-    ),
-    "sweep.axis.0.values = [1.0, 1.0]: a value stands twice; allowed is each once": (
-        f"[sweep]\nmethod = 'grid'\n{AXIS}values = [1.0, 1.0]"
-    ),
-    'sweep.axis.1.key = "encoder.noise": taken by axis 0; give each key one axis': (
-        f"[sweep]\nmethod = 'grid'\n{AXIS}values = [1.0]\n{AXIS}values = [2.0]"
-    ),
-    'sweep.axis.0.key = "seed": allowed is another key: seeds are an axis of their own': (
-        "[sweep]\nmethod = 'grid'\n[[sweep.axis]]\nkey = 'seed'\nvalues = [1]"
-    ),
-    "seeds: allowed is sweep.seeds": (f"[sweep]\nmethod = 'grid'\n{AXIS}values = [1.0]"),
-    "sweep.axis.0: encoder.noise = -1.0: allowed is a number >= 0": (
-        f"[sweep]\nmethod = 'grid'\n{AXIS}values = [0.5, -1.0, -2.0]"
-    ),
-    "sweep.axis.0: encoder.nois: unknown key; did you mean noise?": (
-        "[sweep]\nmethod = 'grid'\n[[sweep.axis]]\nkey = 'encoder.nois'\nvalues = [1.0, 2.0]"
-    ),
-    'sweep.axis.0.key = "policy.gredy.window": policy has no element gredy; did you mean greedy?': (
-        "[sweep]\nmethod = 'grid'\n[[sweep.axis]]\nkey = 'policy.gredy.window'\nvalues = [1]"
-    ),
-    'sweep.axis.0.key = "a..b": allowed is a dotted key': (
-        "[sweep]\nmethod = 'grid'\n[[sweep.axis]]\nkey = 'a..b'\nvalues = [1]"
-    ),
-    'sweep.axis.1.key = "policy.0.window": changes what axis 0 changes': (
-        "[sweep]\nmethod = 'grid'\n[[sweep.axis]]\nkey = 'policy.greedy.window'\nvalues = [1]\n"
-        "[[sweep.axis]]\nkey = 'policy.0.window'\nvalues = [2]"
-    ),
-    "sweep.axis.0.count = 9: gives a whole number twice; allowed is up to 3, or values": (
-        "[sweep]\nmethod = 'grid'\n[[sweep.axis]]\nkey = 'policy.greedy.window'\n"
-        "low = 1\nhigh = 3\ncount = 9"
-    ),
-    "sweep: 10,000 points with 3 seeds: 30,000 runs: allowed is up to 20,000": (
-        f"[sweep]\nmethod = 'random'\npoints = 10000\nseeds = 3\n{AXIS}low = 0.0\nhigh = 1.0"
-    ),
-    'sweep.axis.1: policy.1.staleness = 1: allowed is 0 with information = "offline"': (
-        "[sweep]\nmethod = 'grid'\n"
-        "[[sweep.axis]]\nkey = 'policy.1.information'\nvalues = ['feedback', 'offline']\n"
-        "[[sweep.axis]]\nkey = 'policy.1.staleness'\nvalues = [0, 1]"
-    ),
-}
-
-
-@pytest.mark.parametrize("said", FAULTS)
-def test_every_fault_is_one_line(said, capsys):
-    head = "seeds = 2\n" if said.startswith("seeds") else ""
-    write(f"{head}{BASE}{FAULTS[said]}")
-    for command in ("validate", "sweep"):
-        assert main([command, "x.toml"]) == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith(f"memoa: x.toml: {said}")
-
-
-def test_several_series_are_no_base_of_a_sweep(capsys):
-    write(GRID.replace("[series]", "[[series]]"))
-    assert main(["validate", "x.toml"]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("memoa: x.toml: series = ")
-
-
-def test_the_commands_know_their_configs(capsys):
-    assert main(["validate", "grid.toml"]) == 0
-    assert capsys.readouterr().out == (
-        "grid.toml: valid: 6 agents, logistic x 12 runs, greedy, decentralized\n"
-    )
-    assert main(["run", "grid.toml"]) == 2
-    assert capsys.readouterr().err == "memoa: grid.toml: has a [sweep]; allowed is memoa sweep\n"
-    write(BASE)
-    assert main(["sweep", "x.toml"]) == 2
-    assert capsys.readouterr().err == "memoa: x.toml: has no [sweep]; allowed is memoa run\n"
-
-
-def hide(monkeypatch, package):
-    """Make a package look as if it were not installed."""
-    real = builtins.__import__
-
-    def refuse(name, *arguments, **keywords):
-        if name.split(".")[0] == package:
-            raise ImportError(name)
-        return real(name, *arguments, **keywords)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
-
-
-def test_without_scipy_sobol_is_refused_in_one_line(monkeypatch, capsys):
-    path = drawn("sobol")
-    hide(monkeypatch, "scipy")
-    assert main(["validate", path]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.endswith("SciPy is not installed: pip install 'memoa-jax[sweep]'")
-    assert main(["validate", drawn("random")]) == 0
-
-
-# Numbers.
-
-
-LATE = '\n[participation]\nkind = "bernoulli"\nprobability = 0.8\n'
-
-
-@pytest.mark.parametrize(("dtype", "who"), [("float32", ""), ("float64", LATE)])
-def test_every_row_is_that_of_a_run_of_its_own(dtype, who):
-    axes = f'{EFFORT}\n[[sweep.axis]]\nkey = "mixture.kappa"\nlow = 0.1\nhigh = 2.0\n'
-    drive = "\n[run]\nuncoupled = false\nbest_readout = false\n"
-    table = '[sweep]\nmethod = "random"\npoints = 2\nseeds = [4, 7]\n'
-    text = f'dtype = "{dtype}"\n{BASE}{who}{drive}{table}'
-    runs = plan(load(write(text + axes)))
-    found = {}
-    programs = sweep_batch.Programs()
-    for batch in sweep_batch.batches(runs):
-        found |= programs.run(batch)
-    assert len(found) == 2 * len(runs)
-    tolerance = 1e-10 if dtype == "float64" else 1e-5
-    for one in runs:
-        series = build.series(one.config.series)
-        encoder = build.encoder(one.config, series.num_points)
-        for label, table in run.policies(one.config).items():
-            arguments, options = build.simulation(one.config, series, encoder, table)
-            alone = simulate(*arguments, **options)
-            figures = found[one.index, label]
-            for name in (*METRICS, "worst_agent", "diverged_agents"):
-                expected = float(getattr(alone.summary, name))
-                assert figures[name] == pytest.approx(expected, rel=tolerance, abs=tolerance), name
-            assert figures["persistence"] == pytest.approx(float(alone.summary.persistence_rmse))
-            assert figures["status"] == int(alone.status)
-
-
-def compilations(path, overrides=()):
-    """Run a sweep's calls; return how many programs of its own they made, and those compiled."""
-    events = []
-
-    def listen(event, duration_secs, **_):
-        if event.endswith("/backend_compile_duration"):
-            events.append(event)
-
-    programs = sweep_batch.Programs()
-    calls = sweep_batch.batches(plan(load(path, overrides)))
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        for batch in calls:
-            programs.run(batch)
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
-    return programs.compiled, len(events)
-
-
-def test_sixteen_points_compile_each_policy_once(monkeypatch):
-    axes = f"{EFFORT}count = 4\n{NOISE.replace('0.3', '0.1, 0.2, 0.3')}"
-    path = write(f'{BASE}[sweep]\nmethod = "grid"\n{axes}')
-    monkeypatch.setattr(sweep_batch, "MOST_PLACES", 24)  # four runs a call
-    compilations(path, ["sweep.axis.1.values=[0.0]"])  # what a process compiles once, such as keys
-    # Decentralized and uncoupled are one structure, greedy another.
-    assert compilations(path) == (2, 2)
-
-
-def test_a_static_number_is_another_shape():
-    axis = '[[sweep.axis]]\nkey = "policy.decentralized.horizon"\nvalues = [1, 2, 3]\n'
-    runs = plan(load(write(f'{BASE}[sweep]\nmethod = "grid"\n{axis}')))
-    # One of greedy; decentralized and uncoupled share theirs.
-    assert len({one.shape for one in sweep_batch.batches(runs)}) == 1 + 3
-
-
-def test_calls_are_bounded_even_and_run_nothing_twice(monkeypatch):
-    runs = plan(load("grid.toml"))
-    monkeypatch.setattr(sweep_batch, "MOST_PLACES", 6 * 5)
-    calls = sweep_batch.batches(runs)
-    # Noise and seed change all policies, effort not the greedy one: 4 and 12 + 12 jobs.
-    assert [(len(one.jobs), one.size) for one in calls] == [(4, 4)] + [(5, 5)] * 4 + [(4, 5)]
-    places = [place for one in calls for place in one.places]
-    assert sorted(places) == sorted(product(range(12), POLICIES))
-    monkeypatch.setattr(sweep_batch, "MOST_PLACES", 1)
-    assert {one.size for one in sweep_batch.batches(runs)} == {1}
-
-
-def test_streams_and_given_features_are_swept_too():
-    np.save("z.npy", np.random.default_rng(0).normal(size=(13, 6, 1, 2)))
-    keys = ["encoder={kind='given', path='z.npy'}", "sweep.axis.1.key=mixture.kappa"]
-    keys += ["sweep.axis.1.values=[1.0, 2.0]", "sweep.seeds=1", "run.uncoupled=false"]
-    keys += ["policy=[{kind='greedy'}]", "sweep.axis.0.key=policy.greedy.cost.effort"]
-    found = {}
-    for schedule in ("resident", "stream"):
-        runs = plan(load("grid.toml", [*keys, f"run.schedule={schedule}"]))
-        calls = sweep_batch.batches(runs)
-        assert all(one.alone == (schedule == "stream") for one in calls)
-        programs = sweep_batch.Programs()
-        found[schedule] = {p: f for one in calls for p, f in programs.run(one).items()}
-    for place, figures in found["resident"].items():
-        other = found["stream"][place]["server_rmse"]
-        assert other == pytest.approx(figures["server_rmse"], rel=1e-4)
-
-
-def test_a_sweep_that_no_device_can_hold_is_refused(monkeypatch, capsys):
-    monkeypatch.setattr(sweep_batch, "free_bytes", lambda device: 1000)
-    assert main(["sweep", "grid.toml"]) == 1
-    line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("memoa: 4 runs at a time need ")
-    assert line.endswith('kB are free: allowed is fewer agents, or run.schedule = "stream"')
-
-
 # Results.
 
 
@@ -447,7 +51,7 @@ def test_a_sweep_says_its_progress_and_writes_its_files(finished):
     folder, summary, said = finished
     assert said == ["call 1 of 2: 12 of 36 rows", "call 2 of 2: 36 of 36 rows"]
     assert {path.name for path in folder.iterdir()} == WRITTEN | {"grid.toml"}
-    assert read(folder) == summary
+    assert summary_of(folder) == summary
     assert load(folder / "config.toml") == load(folder / "grid.toml")
     manifest = json.loads((folder / "manifest.json").read_text())
     assert set(manifest["sha256"]) == WRITTEN - {"manifest.json", "marginals.png"}
@@ -457,12 +61,12 @@ def test_a_sweep_says_its_progress_and_writes_its_files(finished):
 
 def test_the_table_is_tidy_and_its_two_files_agree(finished):
     folder = finished[0]
-    table = rows(folder)
+    table = rows_of(folder / "table.csv")
     axes = ["policy.decentralized.cost.effort", "encoder.noise"]
     head = ["run", "point", *axes, "seed", "policy", "kind", "game", *METRICS]
     head += ["worst_agent", "diverged_agents", "status", "notes", "persistence", "running_mean"]
     assert list(table[0]) == head
-    order = [(run.index, policy) for run in plan(load("grid.toml")) for policy in POLICIES]
+    order = [(run.index, policy) for run in plan(load("grid.toml")) for policy in SWEPT]
     assert [(int(row["run"]), row["policy"]) for row in table] == order
     with np.load(folder / "table.npz") as packed:
         assert packed.files == head
@@ -479,6 +83,18 @@ def test_the_table_is_tidy_and_its_two_files_agree(finished):
         assert int(row["seed"]) == one.config.seed
 
 
+def test_every_row_is_that_of_a_run_of_its_own(finished):
+    found = {}
+    with np.load(finished[0] / "table.npz") as packed:
+        columns = {name: packed[name].tolist() for name in packed.files}
+    for row in zip(*columns.values(), strict=True):
+        figures = dict(zip(columns, row, strict=True))
+        found[figures["run"], figures["policy"]] = figures
+    runs = plan(load("grid.toml", ["run.best_readout=false"]))
+    assert len(found) == len(SWEPT) * len(runs)
+    assert_as_alone(found, runs, 1e-5)
+
+
 def test_every_runs_config_is_listed_in_full(finished):
     lines = [json.loads(line) for line in (finished[0] / "runs.jsonl").read_text().splitlines()]
     for line, one in zip(lines, plan(load("grid.toml")), strict=True):
@@ -488,8 +104,8 @@ def test_every_runs_config_is_listed_in_full(finished):
 
 def test_the_summary_ranks_points_by_their_means_over_seeds(finished):
     folder, summary, _ = finished
-    table = rows(folder)
-    for label in POLICIES:
+    table = rows_of(folder / "table.csv")
+    for label in SWEPT:
         means = {}
         for row in table:
             if row["policy"] == label:
@@ -549,7 +165,7 @@ def test_the_command_prints_the_best_points_beside_persistence(held, capsys):
     assert lines[0] == "grid: grid of 6 points, 2 seeds, 6 agents, float32"
     assert lines[2].split() == ["policy", "effort", "noise", "server_rmse", "+-", "persistence"]
     assert [line.split()[:2] for line in lines[3:9]] == [
-        [label, str(rank)] for label in POLICIES for rank in (1, 2)
+        [label, str(rank)] for label in SWEPT for rank in (1, 2)
     ]
     assert sum(line.endswith("  best") for line in lines) == 1
     assert captured.err.splitlines()[-1] == "results in out"
@@ -563,7 +179,7 @@ def test_the_command_prints_the_best_points_beside_persistence(held, capsys):
 
 def test_without_matplotlib_only_the_figure_is_missing(held, monkeypatch, capsys):
     (held / "marginals.png").unlink()
-    hide(monkeypatch, "matplotlib")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert main(["sweep", "grid.toml", "--out", "out"]) == 0
     assert "no figure: matplotlib is not installed" in capsys.readouterr().err
     assert not Path("out/marginals.png").exists()
@@ -615,14 +231,14 @@ def test_the_figure_leaves_out_what_is_not_finite_and_says_so(finished, monkeypa
 # Going on.
 
 
-def stop(monkeypatch, after):
+def stop(monkeypatch, after, error=KeyboardInterrupt):
     """Make the call number `after` behave as if Ctrl-C were pressed in it; return the calls."""
     calls = []
     real = sweep_batch.Programs.run
 
     def once(self, batch):
         if len(calls) == after:
-            raise KeyboardInterrupt
+            raise error
         calls.append(1)
         return real(self, batch)
 
@@ -638,8 +254,13 @@ def test_an_interrupted_sweep_goes_on_and_ends_the_same(finished, monkeypatch, c
     last = "memoa: interrupted; not run: 24 rows; the same command goes on"
     assert captured.err.splitlines()[-1] == last
     assert "INTERRUPTED: 12 of 36 rows; the same command goes on" in captured.out
-    assert read("out")["interrupted"] is True
-    assert {row["policy"] for row in rows("out")} == {"greedy"}
+    assert summary_of("out")["interrupted"] is True
+    assert {row["policy"] for row in rows_of("out/table.csv")} == {"greedy"}
+    with monkeypatch.context() as patch:
+        stop(patch, 0, RuntimeError("RESOURCE_EXHAUSTED"))
+        assert main(["sweep", "grid.toml", "--out", "out"]) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert told[-1] == "memoa: RESOURCE_EXHAUSTED; 12 of 36 rows are in out"
     with monkeypatch.context() as patch:
         calls = stop(patch, 9)
         assert main(["sweep", "grid.toml", "--out", "out"]) == 0
@@ -647,7 +268,7 @@ def test_an_interrupted_sweep_goes_on_and_ends_the_same(finished, monkeypatch, c
     assert capsys.readouterr().err.splitlines()[0] == "12 of 36 rows are there"
     for name in WRITTEN - {"summary.json", "manifest.json", "marginals.png"}:
         assert (Path("out") / name).read_bytes() == (finished[0] / name).read_bytes(), name
-    untimed = [read(folder) for folder in ("out", finished[0])]
+    untimed = [summary_of(folder) for folder in ("out", finished[0])]
     for summary in untimed:
         for key in ("seconds", "compile_seconds", "compilations"):
             del summary[key]
@@ -712,15 +333,3 @@ def test_other_results_are_not_written_over(capsys):
     Path("out/summary.json").write_text("{")
     assert main(["sweep", "grid.toml", "--out", "out"]) == 2
     assert "summary.json is damaged" in capsys.readouterr().err
-
-
-def test_the_plan_needs_no_jax():
-    import subprocess
-    import sys
-
-    code = "import sys, memoa_jax.sweep_plan as p, memoa_jax.config_file as f\n"
-    code += "p.plan(f.load('grid.toml'))\nassert 'jax' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
-    assert sweep_plan.MOST_RUNS == 20_000
-    with pytest.raises(ConfigError):
-        plan(load("grid.toml", ["sweep.seeds=10000"]))

@@ -1,6 +1,5 @@
 """`memoa tune`: what it may see, what it writes, what it refuses."""
 
-import csv
 import json
 import math
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from helpers import rows_of, summary_of
 
 from memoa_jax import build, tune_report, tune_run
 from memoa_jax.cli import main
@@ -49,9 +49,8 @@ held_out = 0.25
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("tune.toml").write_text(TUNE)
+def tune_file(here):
+    (here / "tune.toml").write_text(TUNE)
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +77,9 @@ def changed(text, **replacements):
 
 def test_the_files_tell_one_story(finished):
     folder, summary, said = finished
-    written = json.loads((folder / "summary.json").read_text())
+    written = summary_of(folder)
     assert written == json.loads(to_json(summary))
-    history = list(csv.DictReader((folder / "history.csv").read_text().splitlines()))
+    history = rows_of(folder / "history.csv")
     assert [int(row["step"]) for row in history] == list(range(7))
     keys = list(summary["start"])
     assert keys == load(folder / "tune.toml").tune.keys
@@ -102,7 +101,7 @@ def test_the_files_tell_one_story(finished):
 def test_the_best_config_runs_and_is_judged_on_the_held_out_rows(finished, tmp_path):
     folder, summary, _ = finished
     assert main(["run", str(folder / "best.toml"), "--out", str(tmp_path / "best")]) == 0
-    found = json.loads((tmp_path / "best" / "summary.json").read_text())
+    found = summary_of(tmp_path / "best")
     tuned = summary["held_out"]["tuned"]
     played = found["policies"]["decentralized"]
     assert played["server_rmse"] == pytest.approx(tuned["server_rmse"], rel=1e-9)
@@ -151,9 +150,9 @@ def test_schedules_and_modes_descend_on_one_path(finished, schedule, mode):
         **{"steps = 6": f'steps = 2\nmode = "{mode}"'},
     )
     found = tune_run.run_tuning(config, Path(), lambda _: None)
-    rows = list(csv.DictReader(Path("history.csv").read_text().splitlines()))
+    rows = rows_of("history.csv")
     folder = finished[0]
-    together = list(csv.DictReader((folder / "history.csv").read_text().splitlines()))
+    together = rows_of(folder / "history.csv")
     for mine, theirs in zip(rows, together, strict=False):
         for name in set(theirs) - {"origin", "step"}:
             assert float(mine[name]) == pytest.approx(float(theirs[name]), rel=1e-6), name

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from brute_force import random_moments
+from helpers import strict_json
 
 from memoa_jax import cli, figures, verify
 from memoa_jax.cli import main
@@ -13,13 +14,6 @@ from memoa_jax.verify_exact import _joint
 from memoa_jax.verify_rivals import _ratios, myopic_gains
 
 SIZES = np.array([10.0, 100.0, 1000.0])
-
-
-def strict(path):
-    def refuse(word):
-        raise AssertionError(word)
-
-    return json.loads(path.read_text(), parse_constant=refuse)
 
 
 def of(*statements):
@@ -117,7 +111,7 @@ def test_two_parts_of_the_real_programme(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert "2 of 2 statements hold" in out
     assert err.index("convergence: none fails of 1") < err.index("anarchy: none fails of 1")
-    report = strict(tmp_path / "verification.json")
+    report = strict_json(tmp_path / "verification.json")
     assert report["holds"]
     assert not report["interrupted"]
     assert [one["part"] for one in report["statements"]] == ["convergence", "anarchy"]
@@ -136,7 +130,7 @@ def test_what_does_not_hold_is_code_1(programme, tmp_path, capsys):
     assert "FAILS" in out
     assert "1 of 2 statements hold" in out
     assert "memoa: does not hold: bad\n" in err
-    report = strict(tmp_path / "verification.json")
+    report = strict_json(tmp_path / "verification.json")
     assert report["holds"] is False
     assert report["statements"][2]["data"] == {"value": None}
 
@@ -161,7 +155,7 @@ def test_an_interrupt_keeps_what_was_found(programme, tmp_path, capsys):
     out, err = capsys.readouterr()
     assert "INTERRUPTED: not run: second, third" in out
     assert "memoa: interrupted; not run: second, third" in err
-    report = strict(tmp_path / "verification.json")
+    report = strict_json(tmp_path / "verification.json")
     assert report["interrupted"]
     assert not report["holds"]
 
