@@ -92,7 +92,7 @@ def first(
         bad = population.only_present(bad.astype(jnp.uint32)) > 0
         whose = jnp.any(bad, axis=0)
         place = jnp.argmax(whose)
-        nobody = jnp.iinfo(jnp.uint32).max
+        nobody = np.uint32(np.iinfo(np.uint32).max)
         mine = jnp.where(whose[place], index[place], nobody)
         # The smallest of all: the largest of the complements.
         agent = ~population.widest(~mine)
