@@ -69,7 +69,7 @@ class Store:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
         told = {"format": FORMAT, "arrays": digest, "facts": dict(facts)}
         try:
-            replace(self._path(number, "json"), _sealed(told))
+            replace(self._path(number, "json"), sealed(told))
         except OSError:
             remove(packed)
             raise
@@ -107,7 +107,9 @@ class Store:
     def _read(self, number: int) -> Checkpoint:
         described, packed = self._path(number, "json"), self._path(number, "npz")
         try:
-            told = _opened(described.read_bytes())
+            told = read_sealed(described)
+            if told["format"] != FORMAT:
+                raise ValueError(f"format {told['format']}: allowed is {FORMAT}")
         except (OSError, ValueError) as error:
             raise DamagedError(f"{described} is damaged ({_reason(error)})") from None
         try:
@@ -133,24 +135,24 @@ class Store:
             remove(self._path(number, "npz"))
 
 
-def _sealed(told: Mapping[str, Any]) -> bytes:
-    """Write a description, its own hash in its last line."""
-    text = json.dumps(told, indent=1, sort_keys=True, allow_nan=False).encode()
+def sealed(told: Mapping[str, Any]) -> bytes:
+    """Write plain data with its own hash in the last line; NaN and infinity are words of it."""
+    text = json.dumps(told, indent=1, sort_keys=True).encode()
     return text + b"\n" + hashlib.sha256(text).hexdigest().encode() + b"\n"
 
 
-def _opened(content: bytes) -> dict[str, Any]:
-    """Read a description.
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Read a file of `sealed`.
 
     Raises:
-      ValueError: if it is not as it was written, or of another format.
+      OSError: if it cannot be read.
+      ValueError: if it is not as it was written.
     """
+    content = path.read_bytes()
     text, _, last = content.removesuffix(b"\n").rpartition(b"\n")
     if not content.endswith(b"\n") or hashlib.sha256(text).hexdigest().encode() != last:
         raise ValueError("its SHA-256 is another")
     told: dict[str, Any] = json.loads(text)
-    if told.get("format") != FORMAT:
-        raise ValueError(f"format {told.get('format')}: allowed is {FORMAT}")
     return told
 
 

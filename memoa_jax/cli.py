@@ -1,24 +1,20 @@
 """The command line `memoa`. JAX is imported where it is needed, after x64 is decided.
 
 Exit codes: 0 done; 1 the run failed for its numbers or its environment, or a statement of
-`verify` does not hold; 2 wrong usage, config or file, one line per fault; 130 interrupted.
+`verify` does not hold; 2 wrong usage, config or file, one line per fault; 130 interrupted;
+143 terminated (what there was by then is kept, as for 130).
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
 
 from memoa_jax._version import __version__
-
-if TYPE_CHECKING:
-    from memoa_jax.config import Config, Study
-
-OK, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+from memoa_jax.console import FAILED, OK, WRONG, discard, fail, load_config, prepare, shown, tell
+from memoa_jax.stopping import Stop
 
 VERIFY_PARTS = (
     "reduction",
@@ -42,37 +38,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parsed = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = parsed.command
+    parsed.stop = stop = Stop()
     try:
-        code = command(parsed)
-        sys.stdout.flush()
+        with stop.listening():
+            code = command(parsed)
+            sys.stdout.flush()
     except KeyboardInterrupt:
-        return _fail(INTERRUPTED, "interrupted")
+        return fail(stop.exit_code, stop.word)
     except BrokenPipeError:
         # The reader (`| head`) has seen enough; what a run found is in its files by now.
-        _discard(sys.stdout)
+        discard(sys.stdout)
         return OK
     return code
-
-
-def _discard(stream: TextIO) -> None:
-    """Send a stream whose reader is gone to nowhere: Python flushes it once more at exit."""
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), stream.fileno())
-
-
-def _tell(line: str) -> None:
-    """Write a line to stderr; a reader that is gone does not end the run."""
-    try:
-        print(line, file=sys.stderr, flush=True)
-    except BrokenPipeError:
-        _discard(sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="memoa",
         description="Simulate large populations of online prediction agents.",
-        epilog="exit codes: 0 done, 1 run failed, 2 wrong usage, config or file, 130 interrupted",
+        epilog="exit codes: 0 done, 1 run failed, 2 wrong usage, config or file, 130 interrupted, "
+        "143 terminated",
     )
     parser.add_argument("--version", action="version", version=f"memoa {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -104,9 +89,10 @@ def _parser() -> argparse.ArgumentParser:
 def _add_runs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands that run a config, one per kind."""
     run = commands.add_parser("run", help="run a config's policies, compare them, write results")
-    _add_config(run)
+    _add_config(run, needed=False)
     _add_results(run, "runs/NAME")
     _add_cache(run)
+    _add_kept(run)
     run.add_argument(
         "--distributed",
         metavar="HOST:PORT,COUNT,INDEX",
@@ -134,8 +120,10 @@ def _add_runs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     tune.set_defaults(command=_run, kind="tune", distributed=None)
 
 
-def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", metavar="CONFIG", help="a TOML file")
+def _add_config(parser: argparse.ArgumentParser, *, needed: bool = True) -> None:
+    parser.add_argument(
+        "config", metavar="CONFIG", nargs=None if needed else "?", help="a TOML file"
+    )
     parser.add_argument(
         "--set",
         dest="overrides",
@@ -156,6 +144,33 @@ def _add_cache(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_kept(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--resume",
+        metavar="DIR",
+        type=Path,
+        help="go on with the unfinished run in this folder; without CONFIG, with its own config",
+    )
+    parser.add_argument("--fresh", action="store_true", help="start again, whatever is unfinished")
+    parser.add_argument(
+        "--checkpoint-every",
+        metavar="SECONDS",
+        type=_seconds,
+        default=60.0,
+        help="seconds between two checkpoints (default: 60; 0: after every chunk; never: only "
+        "when the run is asked to stop)",
+    )
+
+
+def _seconds(text: str) -> float | None:
+    if text == "never":
+        return None
+    value = float(text) if text.replace(".", "", 1).isdigit() else -1.0
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: allowed is a number >= 0, or never")
+    return value
+
+
 def _add_results(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
         "--out", metavar="DIR", type=Path, help=f"folder for the results (default: {default})"
@@ -165,34 +180,8 @@ def _add_results(parser: argparse.ArgumentParser, default: str) -> None:
     )
 
 
-def _fail(code: int, *lines: str) -> int:
-    for line in lines:
-        _tell(f"memoa: {line}")
-    return code
-
-
-def _load(
-    parsed: argparse.Namespace, kinds: Sequence[str] = ("run", "sweep", "tune")
-) -> Config | Study | None:
-    """Load a config of these kinds, or tell its faults."""
-    from memoa_jax.config_faults import ConfigError
-    from memoa_jax.config_file import load
-    from memoa_jax.config_kinds import command_of
-
-    try:
-        config = load(parsed.config, parsed.overrides)
-        kind = command_of(type(config).model_fields)
-        if kind not in kinds:
-            has = f"no [{kinds[0]}]" if kind == "run" else f"a [{kind}]"
-            raise ConfigError([f"{parsed.config}: has {has}; allowed is memoa {kind}"])
-        return config
-    except ConfigError as error:
-        _fail(WRONG, *error.faults)
-        return None
-
-
 def _validate(parsed: argparse.Namespace) -> int:
-    config = _load(parsed)
+    config = load_config(parsed)
     if config is None:
         return WRONG
     from memoa_jax.config import Study, label
@@ -213,7 +202,7 @@ def _validate(parsed: argparse.Namespace) -> int:
         try:
             what += f" x {len(plan(config)):,} runs"
         except ConfigError as error:
-            return _fail(WRONG, *(f"{parsed.config}: {line}" for line in error.faults))
+            return fail(WRONG, *(f"{parsed.config}: {line}" for line in error.faults))
     print(f"{parsed.config}: valid: {config.agents:,} agents, {what}, {policies}")
     return OK
 
@@ -236,116 +225,16 @@ def _list(_: argparse.Namespace) -> int:
 
 
 def _run(parsed: argparse.Namespace) -> int:
-    """Run a config and tell its results, after every refusal that costs no time."""
-    config = _load(parsed, [parsed.kind])
-    if config is None:
-        return WRONG
-    folder = parsed.out or Path("runs") / config.name
-    fault = _prepare(folder)
-    if fault is None and parsed.cache is not None:
-        fault = _prepare(parsed.cache, "--cache")
-    fault = fault or _start_jax(parsed, config)
-    if fault:
-        return _fail(WRONG, fault)
+    from memoa_jax.cli_run import run_config
 
-    import jax
-
-    from memoa_jax.config_faults import ConfigError
-    from memoa_jax.run import RunError
-
-    first = jax.process_index() == 0
-    say = _tell if first else _silent
-    try:
-        reader, summary = _carry_out(parsed, config, folder, say)
-    except ConfigError as error:
-        return _fail(WRONG, *(f"{parsed.config}: {line}" for line in error.faults))
-    except RunError as error:
-        return _fail(FAILED, str(error))
-    except OSError as error:
-        return _fail(FAILED, f"{folder}: results cannot be written ({error.strerror})")
-    if first:
-        print(_shown(parsed, summary, reader.table), end="")
-    say(f"results in {folder}")
-    if summary["interrupted"]:
-        return _fail(INTERRUPTED, f"interrupted; not run: {', '.join(reader.left(summary))}")
-    if reader.lost(summary):
-        return _fail(FAILED, "no policy kept a finite server output: see the notes of the table")
-    return OK
-
-
-def _start_jax(parsed: argparse.Namespace, config: Config | Study) -> str | None:
-    """Set JAX up as the config and the options ask for, before its first use; return the fault."""
-    import jax
-
-    if config.dtype == "float64" or (parsed.kind == "tune" and parsed.check_gradients):
-        jax.config.update("jax_enable_x64", True)
-    if parsed.cache is not None:
-        jax.config.update("jax_compilation_cache_dir", str(parsed.cache.resolve()))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    return None if parsed.distributed is None else _join(parsed.distributed)
-
-
-def _carry_out(
-    parsed: argparse.Namespace, config: Config | Study, folder: Path, say: Callable[[str], None]
-) -> tuple[Any, dict[str, Any]]:
-    """Do what the config asks for; return the module that reads its summary, and the summary."""
-    from memoa_jax import report, study_report, sweep_report, tune_report
-    from memoa_jax.config import Study
-    from memoa_jax.config_sweep import Sweep
-    from memoa_jax.config_tune import TuneConfig
-    from memoa_jax.run import run
-    from memoa_jax.study import run_study
-    from memoa_jax.sweep import run_sweep
-    from memoa_jax.tune_run import run_tuning
-
-    if isinstance(config, Sweep):
-        return sweep_report, run_sweep(config, folder, say, parsed.fresh)
-    if isinstance(config, TuneConfig):
-        return tune_report, run_tuning(config, folder, say, check=parsed.check_gradients)
-    if isinstance(config, Study):
-        return study_report, run_study(config, folder, say)
-    return report, run(config, folder, say)
-
-
-def _shown(
-    parsed: argparse.Namespace, found: dict[str, Any], table: Callable[[dict[str, Any]], str]
-) -> str:
-    """Return what to print at the end, as --format asks."""
-    from memoa_jax.report import to_json
-
-    return to_json(found) if parsed.format == "json" else table(found) + "\n"
-
-
-def _silent(_: str) -> None:
-    """Say nothing: of several processes the first one speaks."""
-
-
-def _join(words: str) -> str | None:
-    """Join the other processes of a run; return the fault."""
-    import jax
-
-    address, *numbers = words.split(",")
-    try:
-        if words == "auto":
-            jax.distributed.initialize()
-        else:
-            count, index = map(int, numbers)
-            if not (0 <= index < count and ":" in address):
-                raise ValueError
-            jax.distributed.initialize(address, count, index)
-    except RuntimeError as error:
-        return f"--distributed {words}: {' '.join(str(error).split())[:300]}"
-    except ValueError:
-        allowed = "allowed is HOST:PORT,COUNT,INDEX with INDEX from 0, or auto on a cluster"
-        return f"--distributed {words}: {allowed}"
-    return None
+    return run_config(parsed)
 
 
 def _verify(parsed: argparse.Namespace) -> int:
     folder = parsed.out or Path("runs") / "verify"
-    fault = _prepare(folder)
+    fault = prepare(folder)
     if fault:
-        return _fail(WRONG, fault)
+        return fail(WRONG, fault)
 
     import jax
 
@@ -355,33 +244,20 @@ def _verify(parsed: argparse.Namespace) -> int:
     # In the programme's order, each part once.
     parts = [part for part in VERIFY_PARTS if part in (parsed.only or VERIFY_PARTS)]
     try:
-        report = verify(parts, folder, say=_tell)
+        report = verify(parts, folder, say=tell)
     except OSError as error:
-        return _fail(FAILED, f"{folder}: results cannot be written ({error.strerror})")
+        return fail(FAILED, f"{folder}: results cannot be written ({error.strerror})")
     except RuntimeError as error:
-        return _fail(FAILED, " ".join(str(error).split()))
-    print(_shown(parsed, report, table), end="")
-    _tell(f"results in {folder}")
+        return fail(FAILED, " ".join(str(error).split()))
+    print(shown(parsed, report, table), end="")
+    tell(f"results in {folder}")
     if report["interrupted"]:
-        return _fail(INTERRUPTED, f"interrupted; not run: {', '.join(report['not_run'])}")
+        left = ", ".join(report["not_run"])
+        return fail(parsed.stop.exit_code, f"{parsed.stop.word}; not run: {left}")
     failed = [one["name"] for one in report["statements"] if one["holds"] is False]
     if failed:
-        return _fail(FAILED, f"does not hold: {'; '.join(failed)}")
+        return fail(FAILED, f"does not hold: {'; '.join(failed)}")
     return OK
-
-
-def _prepare(folder: Path, option: str = "--out") -> str | None:
-    """Make the folder and try to write in it, before any time is spent; return the fault."""
-    probe = folder / f".memoa.{os.getpid()}.tmp"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except (FileExistsError, NotADirectoryError):
-        return f"{option} {folder}: a file stands in the way; give a folder"
-    except (OSError, ValueError) as error:
-        return f"{option} {folder}: cannot be written ({getattr(error, 'strerror', None) or error})"
-    return None
 
 
 def _doctor(_: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from memoa_jax.choices import Containment
 from memoa_jax.config_mixtures import MIXTURES, OneMixture, Ridge
 from memoa_jax.config_series import SERIES
 from memoa_jax.config_values import (
@@ -209,7 +210,7 @@ POLICIES: TypeAlias = Greedy | Decentralized | Centralized
 
 
 class Run(Table):
-    """How the run is driven; no key here changes a policy's numbers."""
+    """How the run is driven; no key but `containment` changes a policy's numbers."""
 
     chunk: Annotated[int, Field(ge=1, description="a whole number of steps >= 1")] | None = None
     best_readout: Flag = True
@@ -218,6 +219,7 @@ class Run(Table):
     block: Count | None = None
     devices: Count | None = None
     reproducible: Flag = False
+    containment: Containment = "report"
 
 
 class Record(Table):

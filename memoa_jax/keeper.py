@@ -26,6 +26,7 @@ class DiskKeeper:
         leaves behind.
       stop: tells when to end.
       say: told, in one line each, which checkpoints were damaged and where the run goes on.
+      prepare: called before a checkpoint is written.
       on_partial: given how far the run is, and its result so far, where there is one.
     """
 
@@ -33,6 +34,7 @@ class DiskKeeper:
     every: float | None
     stop: Stop
     say: Callable[[str], None]
+    prepare: Callable[[], None] = lambda: None
     on_partial: Callable[[int, int, Any], None] | None = None
     _last: float = field(default_factory=time.monotonic)
 
@@ -72,6 +74,7 @@ class DiskKeeper:
         due = self.every is not None and time.monotonic() - self._last >= self.every
         if not (due or self.stop.asked):
             return
+        self.prepare()
         kept = keep()
         self.store.save(to_arrays(kept.tree, ROOT), {"run": kept.facts, "progress": [done, of]})
         if self.on_partial is not None:

@@ -5,11 +5,11 @@ The summary is plain data (strict JSON); the table shows nothing that it does no
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
 import math
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memoa_jax.choices import METRICS
+from memoa_jax.files import replace
 
 _COLUMNS = {
     "server_rmse": "server",
@@ -73,7 +74,16 @@ class Comparison:
     running_mean: float
     policies: Sequence[Finished]
     not_run: Sequence[str] = ()
-    """Labels of policies that an interruption cut off."""
+    """Labels of policies that an interruption cut off before they began."""
+    partial: Mapping[str, int] = field(default_factory=dict)
+    """Steps of those that it cut off on their way."""
+
+
+def without_partial(found: Comparison) -> Comparison:
+    """Return what finished; policies that were cut off on their way count as not run."""
+    whole = [one for one in found.policies if one.label not in found.partial]
+    not_run = [*found.partial, *found.not_run]
+    return dataclasses.replace(found, policies=whole, not_run=not_run, partial={})
 
 
 def summarise(found: Comparison) -> dict[str, Any]:
@@ -82,11 +92,13 @@ def summarise(found: Comparison) -> dict[str, Any]:
     Regret is against the first centralized policy of the run, and null where none finished;
     against the best fixed read-out in hindsight it stands under its own key.
     """
-    reference = next((p for p in found.policies if p.kind == "centralized"), None)
+    whole = [p for p in found.policies if p.label not in found.partial]
+    reference = next((p for p in whole if p.kind == "centralized"), None)
     return {
         "name": found.name,
-        "interrupted": bool(found.not_run),
+        "interrupted": bool(found.not_run or found.partial),
         "not_run": list(found.not_run),
+        "partial": dict(found.partial),
         "agents": found.agents,
         "seed": found.seed,
         "dtype": found.dtype,
@@ -103,6 +115,8 @@ def summarise(found: Comparison) -> dict[str, Any]:
 
 
 def _policy(found: Comparison, one: Finished, reference: Finished | None) -> dict[str, Any]:
+    if one.label in found.partial:
+        reference = None  # its costs are of other steps
     numbers: dict[str, float | None] = {name: one.metrics[name] for name in METRICS}
     worst, readout = one.metrics["worst_agent_cost"], one.metrics["best_readout_worst_cost"]
     numbers["under_performer_regret"] = (
@@ -196,7 +210,9 @@ def _footnotes(summary: Mapping[str, Any]) -> list[str]:
         else "regret: -, no centralized policy was run.",
         "seconds include compile; agent-steps/s do not.",
     ]
-    if summary["interrupted"]:
+    for label, steps in summary["partial"].items():
+        lines.append(f"INTERRUPTED: {label}: {steps:,} of {summary['steps'] + 1:,} rows only")
+    if summary["not_run"]:
         lines.append(f"INTERRUPTED: not run: {', '.join(summary['not_run'])}")
     for label, policy in summary["policies"].items():
         lines += [f"{label}: {note}" for note in policy["notes"]]
@@ -205,7 +221,7 @@ def _footnotes(summary: Mapping[str, Any]) -> list[str]:
 
 def left(summary: Mapping[str, Any]) -> list[str]:
     """Return what an interruption cut off: labels of policies."""
-    return list(summary["not_run"])
+    return [*summary["partial"], *summary["not_run"]]
 
 
 def lost(summary: Mapping[str, Any]) -> bool:
@@ -248,22 +264,6 @@ def write_files(folder: Path, files: Mapping[str, bytes], manifest: Mapping[str,
     for name, content in files.items():
         replace(folder / name, content)
     replace(folder / "manifest.json", to_json({**manifest, "sha256": hashes}).encode())
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Write a file whole, or leave the old one as it was."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def file_hash(path: Path) -> str:
-    """Return a file's sha256 in hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def platform_facts() -> dict[str, str]:

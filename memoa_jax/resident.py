@@ -44,7 +44,10 @@ from memoa_jax.types import (
     Tree,
 )
 
-DEFAULT_CHUNK = 512
+DEFAULT_CHUNK, LEAST_CHUNK = 512, 16
+"""Most and fewest steps per compiled call where the caller does not say."""
+AGENT_STEPS_PER_CALL = 10**8
+"""A call of a large population has fewer: it is over in seconds, and can be kept or stopped."""
 
 
 class Lived(NamedTuple):
@@ -120,7 +123,7 @@ def run_resident(
     program, state = _begin(*prepared)
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((program, state)))
     points = series.targets.shape[0]
-    length = min(chunk or (points if traced else DEFAULT_CHUNK), points)
+    length = min(chunk or (points if traced else _default_chunk(prepared.agents)), points)
     if traced:
         whole = prepared.points(series, 0, -(-points // length) * length)
         state, info = _run_traced(program, state, whole, layout=prepared.layout, length=length)
@@ -146,6 +149,10 @@ def run_resident(
         if keeper is not None and done < points:
             keeper.offer(done, points, keep, partial)
     return _lived(prepared, series, state, jax.tree.map(jnp.asarray, info))
+
+
+def _default_chunk(agents: int) -> int:
+    return max(LEAST_CHUNK, min(DEFAULT_CHUNK, AGENT_STEPS_PER_CALL // agents))
 
 
 def _entered(info: Info | None, piece: Info, done: int, points: int) -> Info:
@@ -199,7 +206,7 @@ def _lived(prepared: Prepared, series: Series, state: State, info: Info) -> Live
 def resident_bytes(prepared: Prepared, series: Series, *, chunk: int | None) -> int:
     """Return the bytes that a device holds in a run; compiles it, and draws nobody."""
     layout = prepared.layout
-    length = min(chunk or DEFAULT_CHUNK, series.targets.shape[0])
+    length = min(chunk or _default_chunk(prepared.agents), series.targets.shape[0])
     made = _begin.eval_shape(*prepared)
     if layout is not None:
         made = placed(made, layout)

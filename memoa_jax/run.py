@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.monitoring
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memoa_jax import build, canary, preflight
-from memoa_jax._version import __version__
+from memoa_jax.checkpoint import Checkpoint, DamagedError
 from memoa_jax.choices import METRICS
 from memoa_jax.config import (
     POLICIES,
@@ -29,17 +29,15 @@ from memoa_jax.config import (
 from memoa_jax.config_faults import ConfigError
 from memoa_jax.config_file import to_toml
 from memoa_jax.download import DownloadError
+from memoa_jax.files import file_hash
+from memoa_jax.identity import versions
+from memoa_jax.keeping import Keeper
 from memoa_jax.metrics import Summary
-from memoa_jax.report import (
-    Comparison,
-    Finished,
-    file_hash,
-    platform_facts,
-    summarise,
-    write,
-)
+from memoa_jax.report import Comparison, Finished, platform_facts, summarise, write
 from memoa_jax.series import Series
-from memoa_jax.simulate import simulate
+from memoa_jax.session import Session
+from memoa_jax.simulate import Result, simulate
+from memoa_jax.trouble import told
 from memoa_jax.types import Encoder, explain
 
 
@@ -47,16 +45,36 @@ class RunError(Exception):
     """A run that failed for its numbers or its environment, in one line."""
 
 
-def run(config: Config, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+class Common(NamedTuple):
+    """What is the same for every policy of a run: it follows from the series alone."""
+
+    scored_steps: int
+    persistence: float
+    running_mean: float
+
+    @classmethod
+    def of(cls, summary: Summary) -> Common:
+        """Take it from one policy's figures."""
+        return cls(
+            scored_steps=int(summary.scored_steps),
+            persistence=float(summary.persistence_rmse),
+            running_mean=float(summary.running_mean_rmse),
+        )
+
+
+def run(
+    config: Config, folder: Path, say: Callable[[str], None], session: Session | None = None
+) -> dict[str, Any]:
     """Run every policy of a config, write the result files, and return the summary.
 
-    A keyboard interrupt ends the run early: what finished is written, and the summary says
-    what did not.
+    A keyboard interrupt ends the run early: what there is of it is written, and the summary says
+    what is not. Whenever a session keeps the run, so are the results so far.
 
     Args:
       config: as loaded; x64 must be on already if its dtype is float64.
       folder: an existing folder for the four files.
       say: receives one line of progress per policy.
+      session: keeps the run, and knows what to go on from.
 
     Raises:
       ConfigError: if the library refuses what the config asks for.
@@ -68,57 +86,92 @@ def run(config: Config, folder: Path, say: Callable[[str], None]) -> dict[str, A
         series = build.series(config.series)
         encoder = build.encoder(config, series.num_points)
         build.present(config, series.num_points)
-    found = compare(config, series, encoder, say)
-    summary = summarise(found)
-    files = {file.name: file for file in input_files(config).values()}
-    facts = {**manifest(config.dtype, files), "seed": config.seed}
-    write(folder, summary, _arrays(series, found.policies), to_toml(config, folder), facts)
+        files = {file.name: file for file in input_files(config).values()}
+        facts = {**manifest(config.dtype, files), "seed": config.seed}
+
+    def written(found: Comparison) -> dict[str, Any]:
+        summary = summarise(found)
+        write(folder, summary, _arrays(series, found.policies), to_toml(config, folder), facts)
+        return summary
+
+    summary = written(compare(config, series, encoder, say, session, on_partial=written))
+    if session is not None and not summary["interrupted"]:
+        session.clear()
     return summary
 
 
 def compare(
-    config: Config, series: Series, encoder: Encoder, say: Callable[[str], None]
+    config: Config,
+    series: Series,
+    encoder: Encoder,
+    say: Callable[[str], None],
+    session: Session | None = None,
+    *,
+    within: str = "",
+    on_partial: Callable[[Comparison], Any] | None = None,
 ) -> Comparison:
     """Run every policy of a config on the same draws.
+
+    Args:
+      config: as loaded.
+      series: built of it.
+      encoder: likewise.
+      say: receives one line of progress per policy.
+      session: keeps each policy's run.
+      within: begins the names under which it does.
+      on_partial: given all that is known whenever a run is kept on its way.
 
     Raises:
       ConfigError, RunError, KeyboardInterrupt: as `run`, which see.
     """
     planned = policies(config)
     finished: list[Finished] = []
-    measured: Summary
-    spent = {}
-    for label, table in planned.items():  # all of them, before any computes
-        with in_one_line(f"policy {label}: "), compile_clock() as compiling:
-            start = time.perf_counter()
-            words = preflight.check(*build.simulation(config, series, encoder, table))
-            spent[label] = time.perf_counter() - start, sum(compiling)
+    common: list[Common] = []
+    under_way: list[tuple[Finished, int]] = []
+
+    def found() -> Comparison:
+        there = [*finished, *(one for one, _ in under_way)]
+        return Comparison(
+            name=config.name,
+            agents=config.agents,
+            seed=config.seed,
+            dtype=config.dtype,
+            series=series.name,
+            steps=series.num_points - 1,
+            outputs=series.targets.shape[1],
+            policies=there,
+            not_run=list(planned)[len(there) :],
+            partial={one.label: steps for one, steps in under_way},
+            **common[-1]._asdict(),
+        )
+
+    runs = []
+    for index, (label, table) in enumerate(planned.items()):  # all of them, before any computes
+        one = _Run(config, series, encoder, label, table, session, f"{within}policy-{index}")
+        with in_one_line(f"policy {label}: "):
+            words = one.prepare()
         say(f"{label}: {words}")
-    with finishing(finished):
-        for label, table in planned.items():
-            with in_one_line(f"policy {label}: "):
-                one, measured = _finish(config, series, encoder, label, table, spent[label])
-            finished.append(one)
+        runs.append(one)
+    with finishing(common):
+        for one in runs:
+
+            def partial(done: int, _: int, result: Result, one: _Run = one) -> None:
+                under_way[:] = [(one.finished(result, done), done)]
+                common.append(Common.of(result.summary))
+                if on_partial is not None:
+                    on_partial(found())
+
+            with in_one_line(f"policy {one.label}: "):
+                ready, same = one.play(partial)
+            under_way.clear()
+            finished.append(ready)
+            common.append(same)
             say(
-                f"{label}: server RMSE {one.metrics['server_rmse']:.5g}, worst agent "
-                f"{one.metrics['worst_agent_rmse']:.5g}, {one.seconds:.1f} s "
+                f"{one.label}: server RMSE {ready.metrics['server_rmse']:.5g}, worst agent "
+                f"{ready.metrics['worst_agent_rmse']:.5g}, {ready.seconds:.1f} s "
                 f"({len(finished)} of {len(planned)})"
             )
-    return Comparison(
-        name=config.name,
-        agents=config.agents,
-        seed=config.seed,
-        dtype=config.dtype,
-        series=series.name,
-        steps=series.num_points - 1,
-        outputs=series.targets.shape[1],
-        policies=finished,
-        not_run=list(planned)[len(finished) :],
-        # the same for every policy: they follow from the series alone
-        scored_steps=int(measured.scored_steps),
-        persistence=float(measured.persistence_rmse),
-        running_mean=float(measured.running_mean_rmse),
-    )
+    return found()
 
 
 def policies(config: Config) -> dict[str, POLICIES]:
@@ -155,45 +208,97 @@ def _uncoupled(game: Game) -> Decentralized:
     return Decentralized(kind="decentralized", name="uncoupled", cost=cost, **keys)
 
 
-def _finish(
-    config: Config,
-    series: Series,
-    encoder: Encoder,
-    label: str,
-    table: POLICIES,
-    spent: tuple[float, float],
-) -> tuple[Finished, Summary]:
-    """Simulate one policy and bring what is kept of it to the host; its state is let go.
+@dataclass
+class _Run:
+    """One policy's run, from its preflight to what is kept of it."""
 
-    `spent` are the seconds that the preflight took, and those of them that went in compilation.
-    """
-    start = time.perf_counter()
-    with compile_clock() as compiling:
-        arguments, options = build.simulation(config, series, encoder, table)
-        result = simulate(*arguments, **options)
-        jax.block_until_ready((result.server, result.mean_field, result.summary))
-    seconds = time.perf_counter() - start + spent[0]
-    measured = result.summary
-    trajectories = {
-        f"server/{label}": np.asarray(result.server),
-        f"mean_field/{label}": np.asarray(result.mean_field),
-    }
-    for field, values in (result.recorded or {}).items():
-        trajectories[f"recorded/{label}/{field}"] = np.asarray(values)
-    names = (*METRICS, "best_readout_worst_cost")
-    return Finished(
-        label=label,
-        kind=table.kind,
-        game=table.game,
-        metrics={name: float(getattr(measured, name)) for name in names},
-        worst_agent=int(measured.worst_agent),
-        diverged_agents=int(measured.diverged_agents),
-        status=int(result.status),
-        notes=explain(result.status),
-        seconds=seconds,
-        compile_seconds=min(sum(compiling) + spent[1], seconds),
-        trajectories=trajectories,
-    ), measured
+    config: Config
+    series: Series
+    encoder: Encoder
+    label: str
+    table: POLICIES
+    session: Session | None
+    name: str
+    seconds: float = 0.0
+    compile_seconds: float = 0.0
+    kept: Checkpoint | None = None
+
+    def prepare(self) -> str:
+        """Compile it and compare what it needs with what there is, unless it is done already."""
+        self.kept = None if self.session is None else self.session.finished(self.name)
+        if self.kept is not None:
+            return "is there"
+        with self._clocked():
+            return preflight.check(*self._arguments())
+
+    def play(self, partial: Callable[[int, int, Any], None]) -> tuple[Finished, Common]:
+        """Simulate it and bring what is kept of it to the host; its state is let go."""
+        if self.kept is not None:
+            facts = dict(self.kept.facts)
+            same = Common(*facts.pop("common"))
+            return Finished(**facts, trajectories=self.kept.arrays), same
+        with self._clocked(), self._keeper(partial) as keeper:
+            arguments, options = self._arguments()
+            result = simulate(*arguments, **options, keeper=keeper)
+            jax.block_until_ready((result.server, result.mean_field, result.summary))
+        found, same = self.finished(result), Common.of(result.summary)
+        if self.session is not None:
+            facts = {**vars(found), "common": list(same)}
+            self.session.finish(self.name, facts.pop("trajectories"), facts)
+        return found, same
+
+    def finished(self, result: Result, rows: int | None = None) -> Finished:
+        """Return what is kept of a result; of one that was cut off, the rows there are."""
+        measured, label = result.summary, self.label
+        trajectories = {
+            f"server/{label}": np.asarray(result.server)[:rows],
+            f"mean_field/{label}": np.asarray(result.mean_field)[:rows],
+        }
+        for field, values in (result.recorded or {}).items():
+            trajectories[f"recorded/{label}/{field}"] = np.asarray(values)[: self._recorded(rows)]
+        names = (*METRICS, "best_readout_worst_cost")
+        notes = explain(result.status) + told(result.trouble, self.config.run.containment)
+        return Finished(
+            label=label,
+            kind=self.table.kind,
+            game=self.table.game,
+            metrics={name: float(getattr(measured, name)) for name in names},
+            worst_agent=int(measured.worst_agent),
+            diverged_agents=int(measured.diverged_agents),
+            status=int(result.status),
+            notes=notes,
+            seconds=self.seconds,
+            compile_seconds=min(self.compile_seconds, self.seconds),
+            trajectories=trajectories,
+        )
+
+    def _recorded(self, rows: int | None) -> int | None:
+        """Return how many of the recorded steps are among the first rows."""
+        steps = None if self.config.record is None else self.config.record.steps
+        return rows if rows is None or steps is None else sum(step < rows for step in steps)
+
+    def _arguments(self) -> tuple[Any, dict[str, Any]]:
+        return build.simulation(self.config, self.series, self.encoder, self.table)
+
+    @contextmanager
+    def _keeper(self, partial: Callable[[int, int, Any], None]) -> Iterator[Keeper | None]:
+        """Have the run kept; who asks it to stop meanwhile waits for the end of a chunk."""
+        if self.session is None:
+            yield None
+            return
+        with self.session.looking():
+            yield self.session.keeper(self.name, partial)
+
+    @contextmanager
+    def _clocked(self) -> Iterator[None]:
+        """Add to the seconds spent, and to those of them that went in compilation."""
+        start = time.perf_counter()
+        with compile_clock() as compiling:
+            try:
+                yield
+            finally:
+                self.seconds += time.perf_counter() - start
+                self.compile_seconds += sum(compiling)
 
 
 @contextmanager
@@ -229,7 +334,7 @@ def in_one_line(where: str = "") -> Iterator[None]:
         if "allowed is" not in str(error):
             raise
         raise ConfigError([where + _line(error)]) from error
-    except DownloadError as error:
+    except (DownloadError, DamagedError) as error:
         raise RunError(where + _line(error)) from error
     except OSError as error:
         raise ConfigError([where + _line(error)]) from error
@@ -288,8 +393,7 @@ def manifest(dtype: str, files: Mapping[str, Path]) -> dict[str, Any]:
     """
     device = jax.devices()[0]
     return {
-        "memoa_jax": __version__,
-        **{package: version(package) for package in ("jax", "jaxlib", "numpy")},
+        **versions(),
         **platform_facts(),
         "backend": jax.default_backend(),
         "device": device.device_kind,

@@ -106,10 +106,10 @@ def simulate(
       num_agents: N.
       key: a JAX key, the run's seed. Agent i's draws depend on it, on i and on t alone.
       record: what to keep of single agents; None keeps nothing.
-      chunk: steps per compiled call (default 512, or the whole series under a
-        transformation); the last chunk is padded. It changes no bit of the result. Reverse mode
-        keeps the states at the chunks' ends and computes what was between them again: a chunk of
-        about sqrt(n) steps takes the least memory.
+      chunk: steps per compiled call (default 512, or fewer if agents are many; the whole series
+        under a transformation); the last chunk is padded. It changes no bit of the result. Reverse
+        mode keeps the states at the chunks' ends and computes what was between them again: a chunk
+        of about sqrt(n) steps takes the least memory.
       dtype: "float32", or "float64" where 64-bit is enabled.
       best_readout: also accumulate the best fixed read-out in hindsight (p^2 numbers per agent).
       participation: who is present when (see `memoa_jax.participation`); None: everybody, always.

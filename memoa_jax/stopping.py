@@ -33,6 +33,11 @@ class Stop:
         """128 and the signal's number: 130 for an interrupt, 143 for a termination."""
         return 128 + (self.signal or signal.SIGINT)
 
+    @property
+    def word(self) -> str:
+        """What has become of the command."""
+        return "terminated" if self.signal == signal.SIGTERM else "interrupted"
+
     @contextlib.contextmanager
     def waiting(self, say: Callable[[str], None]) -> Iterator[None]:
         """Let signals wait: inside, somebody looks from time to time."""

@@ -16,16 +16,19 @@ import jax
 from memoa_jax import build, canary, study_report
 from memoa_jax.config import Cell, Study, label
 from memoa_jax.config_file import to_toml
-from memoa_jax.report import summarise, to_json, write_files
+from memoa_jax.report import summarise, to_json, without_partial, write_files
 from memoa_jax.run import compare, finishing, in_one_line, input_files, manifest, policies
 from memoa_jax.series import Series
+from memoa_jax.session import Session
 from memoa_jax.study_report import Done
 
 MOST_PROGRAMS = 64
 """Compiled programs are let go once more policies than these have been compiled."""
 
 
-def run_study(study: Study, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+def run_study(
+    study: Study, folder: Path, say: Callable[[str], None], session: Session | None = None
+) -> dict[str, Any]:
     """Run every cell of a study, write the result files as they come, and return the summary.
 
     A keyboard interrupt ends the study early: what finished is written, the cut cell's
@@ -36,6 +39,7 @@ def run_study(study: Study, folder: Path, say: Callable[[str], None]) -> dict[st
       folder: an existing folder for the files: summary.json, table.csv, table.md, config.toml
         and manifest.json.
       say: receives one line of progress per cell.
+      session: keeps the cells, and knows what to go on from.
 
     Raises:
       ConfigError: if the library refuses what the config asks for.
@@ -66,12 +70,15 @@ def run_study(study: Study, folder: Path, say: Callable[[str], None]) -> dict[st
         return summary
 
     with finishing(done, lambda: f"{len(done)} of {len(cells)} runs are in {folder}"):
-        for one in _play(cells, series, len(planned)):
+        for one in _play(cells, series, len(planned), session):
             done.append(one)
             write()
             if not one.summary["not_run"]:
                 say(f"{one.cell.place}: {one.seconds:.1f} s ({_progress(done, cells, series)})")
-    return write()
+    summary = write()
+    if session is not None and not summary["interrupted"]:
+        session.clear()
+    return summary
 
 
 def _build_all(study: Study) -> dict[str, Series]:
@@ -111,10 +118,17 @@ def _in_order(study: Study, series: Mapping[str, Series]) -> list[Cell]:
     return sorted(study.cells(), key=order)
 
 
-def _play(cells: Sequence[Cell], series: Mapping[str, Series], policies: int) -> Iterator[Done]:
+def _play(
+    cells: Sequence[Cell], series: Mapping[str, Series], policies: int, session: Session | None
+) -> Iterator[Done]:
     """Run cell after cell; one that was cut short is the last."""
     held = 0
-    for cell, compiles in zip(cells, _compiles(cells, series), strict=True):
+    for index, (cell, compiles) in enumerate(zip(cells, _compiles(cells, series), strict=True)):
+        name = f"cell-{index}"
+        kept = None if session is None else session.finished(name)
+        if kept is not None:
+            yield Done(cell, **kept.facts)
+            continue
         if compiles:
             if held + policies > MOST_PROGRAMS:
                 jax.clear_caches()
@@ -123,9 +137,20 @@ def _play(cells: Sequence[Cell], series: Mapping[str, Series], policies: int) ->
         start = time.perf_counter()
         with in_one_line(f"{cell.place}: "):
             encoder = build.encoder(cell.config, series[cell.series].num_points)
-            found = compare(cell.config, series[cell.series], encoder, say=lambda _: None)
-        yield Done(cell, summarise(found), time.perf_counter() - start)
-        if found.not_run:
+            found = compare(
+                cell.config,
+                series[cell.series],
+                encoder,
+                say=lambda _: None,
+                session=session,
+                within=f"{name}-",
+            )
+        one = Done(cell, summarise(without_partial(found)), time.perf_counter() - start)
+        if session is not None and not one.summary["interrupted"]:
+            session.finish(name, {}, {"summary": one.summary, "seconds": one.seconds})
+            session.forget(f"{name}-")
+        yield one
+        if one.summary["interrupted"]:
             return
 
 

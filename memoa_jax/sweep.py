@@ -17,11 +17,12 @@ from typing import Any
 from memoa_jax import canary, sweep_report, sweep_table
 from memoa_jax._version import __version__
 from memoa_jax.config import Config
-from memoa_jax.config_faults import ConfigError, show, tables_at
+from memoa_jax.config_faults import ConfigError
 from memoa_jax.config_file import load, resolved, to_toml
 from memoa_jax.config_sweep import Sweep
 from memoa_jax.figures import FigureError
-from memoa_jax.report import file_hash, to_json, write_files
+from memoa_jax.identity import difference, identity
+from memoa_jax.report import to_json, write_files
 from memoa_jax.run import compile_clock, finishing, in_one_line, input_files, manifest
 from memoa_jax.sweep_batch import Batch, Figures, Place, Programs, batches
 from memoa_jax.sweep_figures import draw_marginals
@@ -185,21 +186,9 @@ def _digest(runs: Sequence[Run]) -> str:
     known: dict[str, str] = {}
     whole = hashlib.sha256(f"{__version__} {version('jax')}".encode())
     for run in runs:
-        whole.update(json.dumps(_identity(run.config, known), sort_keys=True).encode())
+        one = identity(run.config, known, record=False)
+        whole.update(json.dumps(one, sort_keys=True).encode())
     return whole.hexdigest()
-
-
-def _identity(config: Config, known: dict[str, str]) -> dict[str, Any]:
-    """Return a config as plain data, files by their content, which `known` keeps by path."""
-    # What a sweep ranks by changes no row, nor does what it is called.
-    raw = config.model_dump(exclude={"name": True, "record": True, "sweep": {"metric", "top"}})
-    for _, table in tables_at(raw, ("series", "encoder", "participation")):
-        table.pop("cache", None)
-        path = table.get("path")
-        if path is not None and Path(path).is_file():
-            known[path] = known.get(path) or file_hash(Path(path))
-            table["path"] = known[path]
-    return raw
 
 
 def _difference(sweep: Sweep, folder: Path) -> str:
@@ -210,19 +199,5 @@ def _difference(sweep: Sweep, folder: Path) -> str:
         return "of a config that cannot be read"
     if not isinstance(other, Sweep):
         return "of another kind of config"
-    mine, theirs = (dict(_flat(_identity(one, {}), "")) for one in (sweep, other))
-    for key in dict.fromkeys([*mine, *theirs]):
-        if mine.get(key) != theirs.get(key):
-            there, here = (show(one[key]) if key in one else "none" for one in (theirs, mine))
-            return f"with {key} = {there} where this has {here}"
-    return "of other input files, defaults or versions"
-
-
-def _flat(node: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Yield the values of nested tables under their dotted keys."""
-    if isinstance(node, dict | list) and node:
-        pairs = node.items() if isinstance(node, dict) else enumerate(node)
-        for key, value in pairs:
-            yield from _flat(value, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, node
+    found = difference(*(identity(one, record=False) for one in (sweep, other)))
+    return f"with {found}" if found else "of other input files, defaults or versions"

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memoa_jax import build
-from memoa_jax.choices import METRICS
+from memoa_jax.choices import METRICS, Containment
 from memoa_jax.config import POLICIES, Config
 from memoa_jax.config_values import Table
 from memoa_jax.footprint import bytes_of, free_bytes
@@ -50,6 +50,7 @@ class Shape(NamedTuple):
     dtype: str
     structure: Any
     leaves: tuple[Any, ...]
+    containment: Containment
 
 
 @dataclass
@@ -161,7 +162,10 @@ def _shape(job: Job) -> Shape:
     )
     config = job.config
     structure = jax.tree.structure(job.parts)
-    return Shape(config.series.model_dump_json(), config.agents, config.dtype, structure, leaves)
+    how = config.run.containment
+    return Shape(
+        config.series.model_dump_json(), config.agents, config.dtype, structure, leaves, how
+    )
 
 
 def _alone(config: Config) -> str | None:
@@ -244,6 +248,7 @@ def _compile(batch: Batch, arguments: tuple[Any, ...]) -> Callable[..., Any]:
             dtype=batch.shape.dtype,
             participation=present,
             keep_costs=False,
+            containment=batch.shape.containment,
         )
         return result.summary, result.status
 

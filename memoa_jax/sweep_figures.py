@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from memoa_jax.config_sweep import Axis, Sweep
 from memoa_jax.figures import COLOURS, MARKERS, FigureError
-from memoa_jax.report import replace
+from memoa_jax.files import replace
 from memoa_jax.sweep_report import short_names
 from memoa_jax.sweep_table import Columns
 

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from memoa_jax.config_tune import TuneConfig
 from memoa_jax.figures import COLOURS, FigureError
-from memoa_jax.report import aligned, replace
+from memoa_jax.files import replace
+from memoa_jax.report import aligned
 from memoa_jax.tuning import Checked, Tuned
 
 AGREE = 1e-4

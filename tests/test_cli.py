@@ -16,7 +16,7 @@ import pytest
 from helpers import TINY, summary_of, told
 
 import memoa_jax
-from memoa_jax import report
+from memoa_jax import files, report
 from memoa_jax.cli import main
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -256,14 +256,14 @@ def test_doctor_finds_this_machine_well(capsys):
 
 def test_files_are_replaced_whole(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
-    report.replace(path, b"old")
+    files.replace(path, b"old")
 
     def fail(*_):
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        report.replace(path, b"new")
+        files.replace(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -84,6 +84,8 @@ ORDER = [
     "build",
     "report",
     "figures",
+    "identity",
+    "session",
     "run",
     "study_report",
     "study",
@@ -100,6 +102,8 @@ ORDER = [
     "verify_rivals",
     "verify",
     "doctor",
+    "console",
+    "cli_run",
     "cli",
     "__main__",
 ]

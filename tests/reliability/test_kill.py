@@ -1,0 +1,145 @@
+"""kill -9 at any moment loses nothing: a run gone on with ends in the same bytes."""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CONFIG = """
+name = "killed"
+agents = 60
+[series]
+kind = "logistic"
+steps = 400
+[encoder]
+kind = "echo_state"
+features = 2
+[[policy]]
+kind = "greedy"
+[[policy]]
+kind = "decentralized"
+[[policy]]
+kind = "centralized"
+game = "forecast"
+[run]
+uncoupled = false
+chunk = 10
+[record]
+agents = [0, 7]
+fields = ["prediction", "control"]
+"""
+# Every save takes a while, and says so: a file stands there from its first byte to its last name.
+SLOW_SAVES = """
+import os, time
+real = os.fsync
+def fsync(number):
+    with open("saving", "w"): pass
+    time.sleep(0.004)
+    real(number)
+    time.sleep(0.004)
+    try: os.unlink("saving")
+    except FileNotFoundError: pass
+os.fsync = fsync
+"""
+TIMES = ("seconds", "compile_seconds", "agent_steps_per_second")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Return a folder with a config, a cache of compiled programs, and what the run comes to."""
+    folder = tmp_path_factory.mktemp("killed")
+    (folder / "run.toml").write_text(CONFIG)
+    (folder / "patch").mkdir()
+    (folder / "patch" / "sitecustomize.py").write_text(SLOW_SAVES)
+    assert start(folder, "--out", "whole", patch=False).wait(300) == 0
+    return folder
+
+
+def start(folder, *words, config=("run.toml",), patch=True):
+    path = os.pathsep.join([str(ROOT), *([str(folder / "patch")] if patch else [])])
+    words = ["run", *config, "--cache", "cache", "--checkpoint-every", "0", *words]
+    return subprocess.Popen(
+        [sys.executable, "-m", "memoa_jax", *words],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+
+
+def shape(folder):
+    """Return a run's results without its times: a hash of the arrays, and the summary."""
+    summary = json.loads((folder / "summary.json").read_text())
+    for policy in summary["policies"].values():
+        for name in TIMES:
+            del policy[name]
+    return hashlib.sha256((folder / "trajectories.npz").read_bytes()).hexdigest(), summary
+
+
+def valid(folder):
+    """Hold what a killed run leaves behind against what it says of itself."""
+    manifest = folder / "manifest.json"
+    if not manifest.exists():
+        return
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["interrupted"]
+    assert summary["partial"] or summary["not_run"]
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    assert names <= {*json.loads(manifest.read_text())["sha256"], "manifest.json", "checkpoint"}
+
+
+def kill_and_go_on(folder, out, chance):
+    """Start or go on, and kill; return "saving" or "elsewhere", or None if the run ended first."""
+    kept = (folder / out / "checkpoint" / "identity.json").exists()
+    process = start(folder, *(("--resume", out) if kept else ("--out", out, "--fresh")))
+    inside, marker = chance.random() < 0.5, folder / "saving"
+    marker.unlink(missing_ok=True)
+    for line in process.stderr:
+        if "goes on from" in line or ": needs" in line or ": is there" in line:
+            break
+    until = time.monotonic() + chance.uniform(0.0, 1.5)
+    while process.poll() is None:
+        if time.monotonic() >= until and (not inside or marker.exists()):
+            break
+        time.sleep(0.0005)
+    where = "saving" if marker.exists() else "elsewhere"
+    process.send_signal(signal.SIGKILL)
+    rest = process.communicate(timeout=60)[1]
+    if process.returncode == 0:
+        return None
+    assert process.returncode == -signal.SIGKILL, rest
+    valid(folder / out)
+    return where
+
+
+@pytest.mark.parametrize(
+    ("kills", "inside"), [(6, 0), pytest.param(200, 50, marks=pytest.mark.slow)]
+)
+def test_a_killed_run_ends_in_the_same_bytes(place, kills, inside):
+    chance, seen, runs = random.Random(0), [], 0
+    while len(seen) < kills or seen.count("saving") < inside:
+        out, alive = f"run-{kills}-{runs}", True
+        while alive and len(seen) < kills:
+            where = kill_and_go_on(place, out, chance)
+            alive = where is not None
+            if alive:
+                seen.append(where)
+        if alive:
+            kept = (place / out / "checkpoint" / "identity.json").exists()
+            words = ("--resume", out) if kept else ("--out", out, "--fresh")
+            process = start(place, *words)
+            told = process.communicate(timeout=300)[1]
+            assert process.returncode == 0, told
+        assert shape(place / out) == shape(place / "whole")
+        assert not (place / out / "checkpoint").exists()
+        runs += 1
+    print(f"{len(seen)} kills, {seen.count('saving')} of them inside a save, {runs} runs")
