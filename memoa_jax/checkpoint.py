@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from memoa_jax.files import file_hash, remove, replace, replacing
+from memoa_jax.files import file_hash, remove, remove_temporaries, replace, replacing
 
 Arrays = Mapping[str, NDArray[Any]]
 FORMAT = 1
@@ -99,6 +99,7 @@ class Store:
         for path in self.folder.glob("*.npz"):  # of a save that was cut off
             if path.stem.isdigit():
                 remove(path)
+        remove_temporaries(self.folder)
         try:
             self.folder.rmdir()
         except OSError:

@@ -68,6 +68,12 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def remove_temporaries(folder: Path) -> None:
+    """Remove what writers that were killed left behind; for the only writer of a folder."""
+    for path in folder.glob(".*.tmp"):
+        remove(path)
+
+
 def file_hash(path: Path) -> str:
     """Return a file's sha256 in hexadecimal."""
     with path.open("rb") as stream:

@@ -67,18 +67,23 @@ class DiskKeeper:
     ) -> None:
         """Keep the run where it is time to, or somebody asks to stop.
 
+        Where it cannot be kept, that is said, and it goes on.
+
         Raises:
-          KeyboardInterrupt: if somebody does, after it was kept.
-          OSError: if it cannot be kept.
+          KeyboardInterrupt: if somebody asks, after it was kept.
         """
         due = self.every is not None and time.monotonic() - self._last >= self.every
         if not (due or self.stop.asked):
             return
-        self.prepare()
-        kept = keep()
-        self.store.save(to_arrays(kept.tree, ROOT), {"run": kept.facts, "progress": [done, of]})
-        if self.on_partial is not None:
-            self.on_partial(done, of, None if partial is None else partial())
+        try:
+            self.prepare()
+            kept = keep()
+            facts = {"run": kept.facts, "progress": [done, of]}
+            self.store.save(to_arrays(kept.tree, ROOT), facts)
+            if self.on_partial is not None and partial is not None:
+                self.on_partial(done, of, partial())
+        except OSError as error:
+            self.say(f"cannot be kept at {done:,} of {of:,} ({error.strerror or error})")
         self._last = time.monotonic()
         if self.stop.asked:
             raise KeyboardInterrupt

@@ -287,7 +287,7 @@ class _Run:
             yield None
             return
         with self.session.looking():
-            yield self.session.keeper(self.name, partial)
+            yield self.session.keeper(self.name, self.label, partial)
 
     @contextmanager
     def _clocked(self) -> Iterator[None]:

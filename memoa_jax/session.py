@@ -18,7 +18,7 @@ from typing import Any
 
 from memoa_jax.checkpoint import Arrays, Checkpoint, Store, read_sealed, sealed
 from memoa_jax.config_faults import ConfigError
-from memoa_jax.files import remove, replace
+from memoa_jax.files import remove, remove_temporaries, replace
 from memoa_jax.identity import difference
 from memoa_jax.keeper import DiskKeeper
 from memoa_jax.stopping import Stop
@@ -54,6 +54,7 @@ class Session:
             config, or none where there should be some.
         """
         path = self._root / IDENTITY
+        remove_temporaries(self.folder)
         if fresh:
             self.clear()
         elif not path.exists():
@@ -78,14 +79,14 @@ class Session:
             raise ConfigError([f"--resume {self.folder}: is of {found}: {allowed}"])
 
     def keeper(
-        self, name: str, on_partial: Callable[[int, int, Any], None] | None = None
+        self, name: str, title: str, on_partial: Callable[[int, int, Any], None] | None = None
     ) -> DiskKeeper:
-        """Return the keeper of a part."""
+        """Return the keeper of a part; `title` is what people call it."""
         return DiskKeeper(
             store=self._store(name),
             every=self.every,
             stop=self.stop,
-            say=lambda line: self.say(f"{name}: {line}"),
+            say=lambda line: self.say(f"{title}: {line}"),
             prepare=self.flush,
             on_partial=on_partial,
         )
@@ -115,24 +116,28 @@ class Session:
         return Checkpoint(arrays, facts["finished"])
 
     def finish(self, name: str, arrays: Arrays, facts: Mapping[str, Any]) -> None:
-        """Keep what a finished part leaves, now or with the next that is kept.
-
-        Raises:
-          OSError: if it cannot be kept.
-        """
+        """Keep what a finished part leaves, now or with the next that is kept."""
         self._waiting[name] = (arrays, facts)
         due = self.every is not None and time.monotonic() - self._begun >= self.every
         if due or self.stop.asked:
-            self.flush()
+            try:
+                self.flush()
+            except OSError as error:
+                self.say(f"{name}: cannot be kept ({error.strerror or error})")
 
     def flush(self) -> None:
-        """Write what waits."""
+        """Write what waits.
+
+        Raises:
+          OSError: if it cannot be written; it waits on.
+        """
         self._root.mkdir(parents=True, exist_ok=True)
         if not (self._root / IDENTITY).exists():
             replace(self._root / IDENTITY, sealed(self.identity))
-        for name, (arrays, facts) in self._waiting.items():
+        for name in list(self._waiting):
+            arrays, facts = self._waiting[name]
             self._store(name).save(arrays, {"finished": dict(facts)})
-        self._waiting.clear()
+            del self._waiting[name]
 
     def forget(self, within: str) -> None:
         """Remove the parts whose names begin so: what they were parts of is finished."""
@@ -149,6 +154,7 @@ class Session:
             for part in sorted(self._root.iterdir()):
                 if part.is_dir():
                     Store(part).clear()
+            remove_temporaries(self._root)
             with contextlib.suppress(OSError):
                 self._root.rmdir()
 
