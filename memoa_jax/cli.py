@@ -109,7 +109,7 @@ def _add_runs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     sweep.set_defaults(command=_run, kind="sweep", distributed=None)
 
     tune = commands.add_parser("tune", help="descend on a run's numbers, judge on held-out rows")
-    _add_config(tune)
+    _add_config(tune, needed=False)
     _add_results(tune, "runs/NAME")
     tune.add_argument(
         "--check-gradients",
@@ -117,6 +117,7 @@ def _add_runs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         help="compare the first gradient with central differences, in float64",
     )
     _add_cache(tune)
+    _add_kept(tune)
     tune.set_defaults(command=_run, kind="tune", distributed=None)
 
 

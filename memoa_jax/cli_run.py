@@ -89,9 +89,10 @@ def _carry_out(
 
     if isinstance(config, Sweep):
         return sweep_report, run_sweep(config, folder, say, parsed.fresh)
-    if isinstance(config, TuneConfig):
-        return tune_report, run_tuning(config, folder, say, check=parsed.check_gradients)
     session = _session(parsed, config, folder, say)
+    if isinstance(config, TuneConfig):
+        check = parsed.check_gradients
+        return tune_report, run_tuning(config, folder, say, session, check=check)
     if isinstance(config, Study):
         return study_report, run_study(config, folder, say, session)
     return report, run(config, folder, say, session)

@@ -6,7 +6,8 @@ import functools
 import itertools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,18 @@ from memoa_jax import build, canary, tune_report
 from memoa_jax.config_faults import ConfigError
 from memoa_jax.config_file import put, to_toml
 from memoa_jax.config_tune import TUNABLE, TuneConfig
+from memoa_jax.descent import Objective, Parameters, Step
 from memoa_jax.figures import FigureError
+from memoa_jax.keeping import Keeper
 from memoa_jax.report import to_json, write_files
 from memoa_jax.run import in_one_line, input_files, manifest
+from memoa_jax.session import Session
 from memoa_jax.simulate import simulate
 from memoa_jax.stream_gradient import stream_gradient
 from memoa_jax.timeseries import Series, part
 from memoa_jax.tune_report import Origin, Split
 from memoa_jax.tuning import (
     Gradient,
-    Objective,
-    Parameters,
-    Step,
     Tuned,
     check_gradient,
     chosen_mode,
@@ -45,7 +46,12 @@ JUDGED = ("server_rmse", "mean_agent_rmse", "worst_agent_rmse", "mean_agent_cost
 
 
 def run_tuning(
-    config: TuneConfig, folder: Path, say: Callable[[str], None], *, check: bool = False
+    config: TuneConfig,
+    folder: Path,
+    say: Callable[[str], None],
+    session: Session | None = None,
+    *,
+    check: bool = False,
 ) -> dict[str, Any]:
     """Tune, write history.csv, summary.json, best.toml, final.toml and a figure; return a summary.
 
@@ -55,6 +61,7 @@ def run_tuning(
       config: as loaded; x64 must be on already if its dtype is float64.
       folder: an existing folder for the files.
       say: receives lines of progress.
+      session: keeps the descent, and knows what to go on from.
       check: whether to compare the first gradient with central differences.
 
     Raises:
@@ -81,7 +88,9 @@ def run_tuning(
                 objective = objective_on(config, part(series, split.scored, split.validation))
                 checked = check_gradient(objective, start, config.tune.mode)
                 say(tune_report.told_check(checked))
-            tuned = _descend(config, series, split, start, functools.partial(_after, say, said))
+            with _keeper(session, number) as keeper:
+                told = functools.partial(_after, say, said)
+                tuned = _descend(config, series, split, start, told, keeper)
             origins.append(Origin(split, tuned, _judged(config, series, split, tuned, start)))
         if tuned.stopped == "interrupted":
             break
@@ -94,7 +103,19 @@ def run_tuning(
         seconds=time.perf_counter() - begun,
     )
     _write(config, folder, origins, summary, say)
+    if session is not None and not summary["interrupted"]:
+        session.clear()
     return summary
+
+
+@contextmanager
+def _keeper(session: Session | None, number: int) -> Iterator[Keeper | None]:
+    """Have an origin's descent kept; who asks it to stop meanwhile waits for the end of a step."""
+    if session is None:
+        yield None
+        return
+    with session.looking():
+        yield session.keeper(f"origin-{number}", f"origin {number + 1}")
 
 
 def _after(say: Callable[[str], None], said: str, line: str) -> None:
@@ -196,6 +217,7 @@ def _descend(
     split: Split,
     start: Mapping[str, float],
     say: Callable[[str], None],
+    keeper: Keeper | None,
 ) -> Tuned:
     """Descend on one origin's rows, and choose the step by those after them."""
     wanted, began = config.tune, time.perf_counter()
@@ -220,6 +242,7 @@ def _descend(
         steps=wanted.steps,
         patience=wanted.patience,
         on_step=told,
+        keeper=keeper,
     )
 
 

@@ -8,23 +8,21 @@ dictionary of numbers; beside it lies a dictionary of the same keys, of what eac
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, get_args
+from collections.abc import Callable, Mapping
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from memoa_jax.arguments import number, one_of, whole
 from memoa_jax.choices import Constraint, Measure, Mode, Optimiser
+from memoa_jax.descent import Descent, Objective, Parameters, Step
+from memoa_jax.keeping import Keeper
 from memoa_jax.simulate import Result
 from memoa_jax.types import Array, Scalar
 
-Parameters = dict[str, Any]
-Objective = Callable[[Parameters], Array]
 Gradient = Callable[[Parameters], tuple[Scalar, Mapping[str, Scalar]]]
 """Gives an objective's value at parameters, and its slopes by their keys."""
 
@@ -205,19 +203,6 @@ def constrain(unconstrained: Scalar, constraint: Constraint) -> Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
-    """One step of a descent: where it was, and what it found there.
-
-    `gradient` holds the objective's slopes in the unconstrained numbers.
-    """
-
-    parameters: Mapping[str, float]
-    objective: float
-    validation: float
-    gradient: Mapping[str, float]
-
-
-@dataclasses.dataclass(frozen=True)
 class Tuned:
     """What a descent came to: its best and last step, all of them, and why it ended."""
 
@@ -238,6 +223,7 @@ def tune(
     steps: int = 100,
     patience: int | None = None,
     on_step: Callable[[int, Step], None] | None = None,
+    keeper: Keeper | None = None,
 ) -> Tuned:
     """Descend from a start along an objective's gradient, within constraints.
 
@@ -257,6 +243,7 @@ def tune(
       steps: most steps.
       patience: steps without a new best that end the descent; None: none do.
       on_step: told every step.
+      keeper: keeps the descent, and may know where to go on from (`memoa_jax.keeping`).
 
     Returns:
       Tuned. `stopped` is "steps", "patience", "not finite" or "interrupted".
@@ -272,56 +259,38 @@ def tune(
     """
     rule = _rule(optimiser, learning_rate)
     whole("tune", "steps", steps)
-    point = _start(start, constraints)
-    path = _path(_through(gradient, constraints), validation, rule, point)
-    return _walk(itertools.islice(path, steps + 1), patience, on_step)
-
-
-def _walk(
-    path: Iterable[Step], patience: int | None, on_step: Callable[[int, Step], None] | None
-) -> Tuned:
-    """Follow a path to its end, or to where it is to be left; see `tune`."""
-    history: list[Step] = []
+    descent = Descent(_through(gradient, constraints), validation, rule, _start(start, constraints))
+    before = descent.resume(keeper)
     best, stopped = 0, "steps"
     try:
-        for index, step in enumerate(path):
-            history.append(step)
-            if on_step is not None:
-                on_step(index, step)
+        for index in range(steps + 1):
+            if index >= before:
+                descent.advance()
+                if on_step is not None:
+                    on_step(index, descent.history[index])
+                if keeper is not None:
+                    keeper.offer(index + 1, steps + 1, descent.kept)
+            step = descent.history[index]
             if not all(map(math.isfinite, (step.objective, *step.gradient.values()))):
                 stopped = "not finite"
                 break
-            if _is_less(step.validation, history[best].validation):
+            if _rank(step.validation) < _rank(descent.history[best].validation):
                 best = index
             if patience is not None and index - best >= patience:
                 stopped = "patience"
                 break
     except KeyboardInterrupt:
-        if not history:
+        if not descent.history:
             raise
         stopped = "interrupted"
+        best = min(range(len(descent.history)), key=lambda k: _rank(descent.history[k].validation))
+    history = descent.history
     return Tuned(best=history[best], final=history[-1], history=history, stopped=stopped)
 
 
-def _is_less(value: float, other: float) -> bool:
-    """Compare; what is no number is larger than all that is."""
-    return value < other or (math.isnan(other) and not math.isnan(value))
-
-
-def _path(
-    follow: Callable[[Parameters], tuple[Parameters, Scalar, Parameters]],
-    validation: Objective | None,
-    rule: optax.GradientTransformation,
-    point: Parameters,
-) -> Iterator[Step]:
-    """Yield the steps of an endless descent from unconstrained numbers."""
-    state = rule.init(point)
-    while True:
-        parameters, value, slopes = follow(point)
-        seen = value if validation is None else validation(parameters)
-        yield Step(_plain(parameters), float(value), float(seen), _plain(slopes))
-        updates, state = rule.update(slopes, state, point)
-        point = optax.apply_updates(point, updates)
+def _rank(value: float) -> float:
+    """Return what a validation is compared by: what is no number is larger than all that is."""
+    return math.inf if math.isnan(value) else value
 
 
 def _through(
@@ -378,7 +347,3 @@ def _start(start: Mapping[str, float], constraints: Mapping[str, Constraint]) ->
             value = min(value, 1 - INSIDE)
         point[name] = unconstrain(value, constraint)
     return point
-
-
-def _plain(values: Parameters) -> dict[str, float]:
-    return {name: float(np.asarray(value)) for name, value in values.items()}

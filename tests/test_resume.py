@@ -247,3 +247,29 @@ def test_a_study_goes_on_cell_by_cell(monkeypatch, capsys):
     rows = [[[line.split(",")[k] for k in kept] for line in text] for text in texts]
     assert rows[0] == rows[1]
     assert not json.loads(Path("runs/kept/summary.json").read_text())["interrupted"]
+
+
+TUNE = (
+    TEXT.replace('name = "kept"', 'name = "kept"\ndtype = "float64"')
+    + """
+[tune]
+keys = ["policy.cost.effort", "encoder.noise"]
+steps = 5
+patience = 4
+"""
+)
+
+
+def test_a_tuning_goes_on_step_by_step(monkeypatch, capsys):
+    Path("kept.toml").write_text(TUNE)
+    assert main(["tune", "kept.toml", "--out", "whole"]) == 0
+    with monkeypatch.context() as patch:
+        stop_at(patch, 3)
+        assert main(["tune", "kept.toml"]) == 130
+    assert summary_of(Path("runs/kept"))["interrupted"]
+    capsys.readouterr()
+    assert main(["tune", "--resume", "runs/kept"]) == 0
+    assert "origin 1: goes on from 3 of 6" in capsys.readouterr().err
+    for name in ("history.csv", "best.toml", "final.toml"):
+        assert Path("runs/kept", name).read_bytes() == Path("whole", name).read_bytes()
+    assert not Path("runs/kept/checkpoint").exists()
