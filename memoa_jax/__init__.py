@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from memoa_jax.nash import Equilibrium, FeedbackGains, solve_nash, solve_team
     from memoa_jax.nash_dense import solve_heterogeneous, solve_nash_dense
     from memoa_jax.nash_types import solve_nash_types, solve_team_types
-    from memoa_jax.policies import centralized, decentralized, greedy
+    from memoa_jax.policies import affine, affine_nash, centralized, decentralized, greedy
     from memoa_jax.recording import Record
     from memoa_jax.scaling import standardise
     from memoa_jax.series import Series
@@ -64,6 +64,8 @@ __all__ = [
     "Result",
     "Series",
     "__version__",
+    "affine",
+    "affine_nash",
     "bernstein_aggregation",
     "best_response_costs",
     "best_response_costs_types",
@@ -116,7 +118,7 @@ _HOME = {
         "nash": "Equilibrium FeedbackGains solve_nash solve_team",
         "nash_dense": "solve_heterogeneous solve_nash_dense",
         "nash_types": "solve_nash_types solve_team_types",
-        "policies": "centralized decentralized greedy",
+        "policies": "affine affine_nash centralized decentralized greedy",
         "scaling": "standardise",
         "series": "Series",
         "recording": "Record",

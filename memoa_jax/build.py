@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from memoa_jax import download, encoders, experts, mixture, participation, policies, scaling
 from memoa_jax.config import POLICIES, Config, GivenFeatures, ParticipationFile
+from memoa_jax.config_affine import Affine
 from memoa_jax.config_faults import ConfigError
 from memoa_jax.config_file import put
 from memoa_jax.config_series import SERIES, Boc, Ett, OwnTable, PublicData
@@ -128,9 +129,23 @@ def policy(table: POLICIES, changes: Changes = UNCHANGED) -> Policy:
     """Build one policy of a config."""
     build = getattr(policies, kind_of(type(table)))
     keys = _changed(_keys(table), changes, "policy")
-    cost = GameCost(**keys.pop("cost"))
-    built: Policy = build(cost=cost, **{k: v for k, v in keys.items() if v is not None})
+    if "cost" in keys:
+        keys["cost"] = GameCost(**keys["cost"])
+    built: Policy = build(**{k: v for k, v in keys.items() if v is not None})
     return built
+
+
+def check_gains(config: Config, table: POLICIES, series: Series, encoder: Encoder) -> None:
+    """Hold the gains of an affine policy against the run's sizes, known once it is built.
+
+    Raises:
+      ConfigError: if one does not fit.
+    """
+    if isinstance(table, Affine):
+        place = [one.name for one in config.policy].index(table.name)
+        faults = list(table.misfits(encoder.features, series.targets.shape[1]))
+        if faults:
+            raise ConfigError([f"policy.{place}.{fault}" for fault in faults])
 
 
 def server_mixture(config: Config, changes: Changes = UNCHANGED) -> Mixture:
@@ -189,6 +204,7 @@ def simulation(
     config: Config, series: Series, encoder: Encoder, table: POLICIES
 ) -> tuple[tuple[Series, Encoder, Policy, Mixture], dict[str, Any]]:
     """Build the arguments of `simulate` for one policy of a config."""
+    check_gains(config, table, series, encoder)
     options = {
         "num_agents": config.agents,
         "key": jax.random.key(config.seed),

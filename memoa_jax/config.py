@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from memoa_jax.choices import Containment
+from memoa_jax.config_affine import Affine
 from memoa_jax.config_mixtures import MIXTURES, OneMixture, Ridge
 from memoa_jax.config_series import SERIES
 from memoa_jax.config_values import (
@@ -206,7 +207,7 @@ class Centralized(Game):
     name: Label = "centralized"
 
 
-POLICIES: TypeAlias = Greedy | Decentralized | Centralized
+POLICIES: TypeAlias = Greedy | Decentralized | Centralized | Affine
 
 
 class Run(Table):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ from pydantic import Field
 
 from memoa_jax.choices import Constraint, Measure, Mode, Optimiser
 from memoa_jax.config import POLICIES, Config, Seeds
+from memoa_jax.config_affine import Affine
 from memoa_jax.config_values import Count, Inside, Label, NonNegative, Positive, Table, Text
 
 TUNABLE: Mapping[str, Constraint] = {
@@ -20,6 +22,7 @@ TUNABLE: Mapping[str, Constraint] = {
     "policy.greedy_effort": "positive",
     "policy.ridge": "positive",
     "policy.discount": "unit_interval",
+    **{f"policy.{name}": "free" for name in Affine.GAINS},
     "encoder.noise": "non_negative",
     "encoder.views.offset": "non_negative",
     "encoder.views.noise": "non_negative",
@@ -27,7 +30,8 @@ TUNABLE: Mapping[str, Constraint] = {
     "mixture.eta": "free",
     "mixture.discount": "unit_interval",
 }
-"""The keys that a run is differentiable in, and what each is kept to."""
+"""The keys that a run is differentiable in, and what each is kept to. A key that holds a list is
+one number per entry, named by its indexes: "policy.own.0.0"."""
 
 Part = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False, description="a number >= 0 and < 1")]
 
@@ -82,23 +86,76 @@ class TuneConfig(Config):
         return Config.model_validate({**raw, "name": name})
 
     def start(self) -> dict[str, float]:
-        """Return the tuned keys and the values that they start from."""
+        """Return the tuned numbers by name, and the values that they start from."""
         known = values(self, self.tuned_policy)
-        return {key: known[key] for key in self.tune.keys}
+        return {
+            name: value
+            for key in self.tune.keys
+            for name, value in known.items()
+            if key_of(name) == key
+        }
+
+    def sized(self, features: int, outputs: int) -> TuneConfig:
+        """Return the config with a zero for every entry of the tuned gains that it leaves out.
+
+        Until the encoder and the series are built, how many those are is not known.
+        """
+        tuned = self.tuned_policy
+        if not isinstance(tuned, Affine):
+            return self
+        wanted = [name for name in tuned.GAINS if f"policy.{name}" in self.tune.keys]
+        whole = tuned.written_out(wanted, features, outputs)
+        listed = [whole if one is tuned else one for one in self.policy]
+        return self.model_copy(update={"policy": listed})
+
+
+def key_of(name: str) -> str:
+    """Return the key that a tuned number belongs to: its name without indexes.
+
+    Example:
+      >>> key_of("policy.own.0.1"), key_of("policy.cost.effort")
+      ('policy.own', 'policy.cost.effort')
+    """
+    return re.sub(r"(\.\d+)+$", "", name)
 
 
 def values(config: Config, policy: POLICIES) -> dict[str, float]:
-    """Return what can be tuned of a run of one policy, and its values."""
-    tables = {"policy": policy, "encoder": config.encoder, "mixture": config.mixture}
-    found = {}
-    for key in TUNABLE:
-        family, *names = key.split(".")
-        node: Any = tables[family]
-        for name in names:
-            node = getattr(node, name, None)
-        if node is not None:
-            found[key] = float(node)
-    return found
+    """Return what can be tuned of a run of one policy, and its values, number by number.
+
+    Of gains that are left out there are none: see `TuneConfig.sized`.
+    """
+    return {
+        name: value
+        for key in TUNABLE
+        for name, value in _numbers(key, _value(config, policy, key)).items()
+    }
+
+
+def _value(config: Config, policy: POLICIES, key: str) -> Any:
+    """Return what stands at a tunable key; None where the run has no such key or value."""
+    family, *names = key.split(".")
+    node: Any = {"policy": policy, "encoder": config.encoder, "mixture": config.mixture}[family]
+    for name in names:
+        node = getattr(node, name, None)
+    return node
+
+
+def _numbers(name: str, value: Any) -> dict[str, float]:
+    """Return a value's numbers by name: its own, or those of a list's entries."""
+    if not isinstance(value, list):
+        return {} if value is None else {name: float(value)}
+    entries = [_numbers(f"{name}.{index}", inner) for index, inner in enumerate(value)]
+    return {inner: number for entry in entries for inner, number in entry.items()}
+
+
+def _tunable(config: Config, policy: POLICIES) -> list[str]:
+    """Return the keys that can be tuned of a run: gains that are left out are zeros, and are."""
+    gains = policy.GAINS if isinstance(policy, Affine) else ()
+    return [
+        key
+        for key in TUNABLE
+        if _value(config, policy, key) is not None or key.removeprefix("policy.") in gains
+    ]
 
 
 def faults(config: TuneConfig) -> Iterator[tuple[tuple[str | int, ...], str]]:
@@ -109,7 +166,7 @@ def faults(config: TuneConfig) -> Iterator[tuple[tuple[str | int, ...], str]]:
         fault = f'tune.policy = "{tune.policy}": allowed is one of {", ".join(labels)}'
         yield ("tune", "policy"), fault
         return
-    known = values(config, config.tuned_policy)
+    known = _tunable(config, config.tuned_policy)
     for index, key in enumerate(tune.keys):
         place, where = ("tune", "keys", index), f'tune.keys.{index} = "{key}"'
         if key not in known:

@@ -1,4 +1,4 @@
-"""Policies: greedy, decentralized, centralized. Assembly only: the mathematics is in `nash`.
+"""Policies: greedy, decentralized, centralized, affine. Assembly: the mathematics is in `nash`.
 
 A policy decides at step t from its memory (`memoa_jax.memory`), which holds completed steps
 only: nothing in this file can know y_{t+1}. Agents are the last axis throughout.
@@ -9,13 +9,16 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import jax
+import jax.numpy as jnp
 
+from memoa_jax.affine_feedback import Affine, Matrix, Vector
 from memoa_jax.arguments import number, one_of, whole
 from memoa_jax.forecast import ForecastGame
-from memoa_jax.game import GameCost
+from memoa_jax.game import FeatureMoments, GameCost
 from memoa_jax.hindsight import HindsightGame
 from memoa_jax.information import Information
-from memoa_jax.types import Array, Scalar
+from memoa_jax.nash import solve_nash
+from memoa_jax.types import Array, Scalar, real_dtype
 from memoa_jax.window_ridge import Greedy
 
 GameName = Literal["hindsight", "forecast"]
@@ -255,4 +258,94 @@ def _hindsight(
         information=information,
         staleness=staleness,
         finite=finite,
+    )
+
+
+def affine(
+    own: Matrix | None = None,
+    mean: Matrix | None = None,
+    target: Matrix | None = None,
+    offset: Vector | None = None,
+) -> Affine:
+    """Make the affine policy: every agent applies the same given gains at every step.
+
+        beta^i_t = -(own Y^i_t + mean Ybar_t + target y_t + offset)
+        Y^i_{t+1} = Y^i_t + Z^i_t beta^i_t
+
+    with Ybar_t the mean of Y^i_t over the agents that are present at step t, and y_t the last
+    target that was seen. Exact; O(d p) per agent and step, and nothing is remembered or fitted.
+    A run is differentiable in its gains: to tune them (`memoa_jax.tuning`, `memoa tune`) is what it
+    is for. Nothing keeps it from running away: with one Z for all agents and steps the mean field
+    moves by I - Z (own + mean), an agent's distance from it by I - Z own. Gains of zero are the
+    edge of that, where the least push adds up over all steps: descend from there by small steps.
+    The stream schedule refuses it.
+
+    Axes: d outputs, p features per output.
+
+    Args:
+      own: [p, d], gains on the agent's own prediction, in controls per target unit.
+      mean: [p, d], gains on the population's mean prediction.
+      target: [p, d], gains on the last known target.
+      offset: [p], in controls. Of all four None is zero: without any the agents predict y_0 for
+        ever.
+
+    Raises:
+      ValueError: when a run begins, if a size is not that of its features and outputs.
+
+    Source: own derivation; the form is that of `solve_nash`'s gains, tested in
+      tests/test_affine.py against a plain loop.
+
+    Example:
+      >>> chase = affine(own=[[0.5]], target=[[-0.5]])  # half way to the last target
+      >>> chase.mean is None
+      True
+    """
+    return Affine(own=own, mean=mean, target=target, offset=offset)
+
+
+def affine_nash(
+    cost: GameCost, moments: FeatureMoments, population: int | Scalar | None = None
+) -> Affine:
+    """Return the affine policy that plays the one-step game towards the last known target.
+
+        own, mean = the gains of solve_nash with T = 1
+        target y + offset = its offset for the target y, which is affine in y
+
+    Exact: the equilibrium of that step for the given moments; y_t in place of y_{t+1} is its only
+    forecast. d + 1 solves of O(d^2 p^2 + p^3 + d^3), independent of N. It is what tuned gains
+    compare with, and a place for them to start. Moments stand for features that are drawn anew at
+    every step: an agent that keeps features of its own sign (`echo_state`) can run away. Whether
+    the second-order condition holds says the status of `solve_nash`.
+
+    Axes: d outputs, p features.
+
+    Args:
+      cost: what an agent pays; `forgetting` plays no part in one step.
+      moments: mean [1, d, p] and second [1, d, d, p, p] of the features.
+      population: number of agents; None for the mean-field limit.
+
+    Raises:
+      ValueError: if the moments are not those of one step, and as `solve_nash`.
+
+    Source: own derivation, tested in tests/test_affine.py against `solve_nash`.
+
+    Example:
+      >>> moments = FeatureMoments.from_samples(jnp.ones((1, 10, 1, 1)))
+      >>> policy = affine_nash(GameCost(consensus=0.0, effort=1.0), moments)
+      >>> policy.own.tolist(), policy.target.tolist()
+      ([[0.5]], [[-0.5]])
+    """
+    shape = jnp.shape(moments.mean)
+    if len(shape) != 3 or shape[0] != 1:
+        raise ValueError(f"affine_nash: moments.mean has shape {shape}: allowed is [1, d, p]")
+    outputs = shape[1]
+    dtype = real_dtype(moments.mean, moments.second)
+    towards = jnp.concatenate([jnp.zeros((1, outputs), dtype), jnp.eye(outputs, dtype=dtype)])
+    gains = jax.vmap(lambda y: solve_nash(cost, moments, y[None], population).gains)(towards)
+    offset = gains.offset[0, 0]
+    return Affine(
+        own=gains.own[0, 0],
+        mean=gains.mean[0, 0],
+        target=(gains.offset[1:, 0] - offset[None]).T,
+        offset=offset,
     )

@@ -89,7 +89,9 @@ def _build_all(study: Study) -> dict[str, Series]:
             built[label(table)] = build.series(table)
     for cell in _once_each(study):
         with in_one_line(f"{cell.series}, {cell.encoder}: "):
-            build.encoder(cell.config, built[cell.series].num_points)
+            encoder = build.encoder(cell.config, built[cell.series].num_points)
+            for policy in cell.config.policy:
+                build.check_gains(cell.config, policy, built[cell.series], encoder)
             build.present(cell.config, built[cell.series].num_points)
     for policy in study.policy:
         with in_one_line(f"policy {policy.name}: "):

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from memoa_jax.config_tune import TuneConfig
+from memoa_jax.config_tune import TuneConfig, key_of
 from memoa_jax.figures import COLOURS, FigureError
 from memoa_jax.files import replace
 from memoa_jax.report import aligned
@@ -213,9 +213,14 @@ def draw(origins: Sequence[Origin], measure: str, path: Path) -> None:
     for name, colour in (("objective", COLOURS[0]), ("validation", COLOURS[1])):
         left.plot(steps, [getattr(one, name) for one in tuned.history], color=colour, label=name)
     left.set(title="descent", xlabel="step", ylabel=measure)
-    for number, name in enumerate(tuned.history[0].parameters):
-        values = [one.parameters[name] for one in tuned.history]
-        right.plot(steps, values, color=COLOURS[number % len(COLOURS)], label=name)
+    names: dict[str, list[str]] = {}
+    for name in tuned.history[0].parameters:
+        names.setdefault(key_of(name), []).append(name)
+    for number, (key, entries) in enumerate(names.items()):
+        values = [[one.parameters[name] for name in entries] for one in tuned.history]
+        # The entries of a list share a colour, and one line of the legend.
+        lines = right.plot(steps, values, color=COLOURS[number % len(COLOURS)])
+        lines[0].set_label(key)
     positive = all(v > 0 for one in tuned.history for v in one.parameters.values())
     right.set(title="parameters", xlabel="step", yscale="log" if positive else "symlog")
     for axes in (left, right):

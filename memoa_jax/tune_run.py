@@ -18,7 +18,7 @@ import numpy as np
 from memoa_jax import build, canary, tune_report
 from memoa_jax.config_faults import ConfigError
 from memoa_jax.config_file import put, to_toml
-from memoa_jax.config_tune import TUNABLE, TuneConfig
+from memoa_jax.config_tune import TUNABLE, TuneConfig, key_of
 from memoa_jax.descent import Objective, Parameters, Step
 from memoa_jax.figures import FigureError
 from memoa_jax.keeping import Keeper
@@ -78,7 +78,10 @@ def run_tuning(
             config = config.model_copy(update={"dtype": "float64"})
         series = build.series(config.series)
         windows = splits(config, series.num_points)
-        build.encoder(config, series.num_points)
+        encoder = build.encoder(config, series.num_points)
+        for table in config.policy:
+            build.check_gains(config, table, series, encoder)
+        config = config.sized(encoder.features, series.targets.shape[1])
     start, checked = config.start(), None
     origins: list[Origin] = []
     for number, split in enumerate(windows):
@@ -235,7 +238,7 @@ def _descend(
     return tune(
         gradient_on(config, part(series, split.scored, split.validation)),
         start,
-        {key: TUNABLE[key] for key in start},
+        {name: TUNABLE[key_of(name)] for name in start},
         validation=validation if streamed else jax.jit(validation),
         optimiser=wanted.optimiser,
         learning_rate=wanted.learning_rate,

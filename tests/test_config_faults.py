@@ -37,7 +37,24 @@ ONE_FAULT = {
         "[[policy]]\nkind='greedy'\nwindow=2.0"
     ),
     'policy.0.kind = "gredy": unknown kind; did you mean greedy?': "[[policy]]\nkind='gredy'",
-    "policy.0.kind: missing; allowed: greedy, decentralized, centralized": "[[policy]]\nwindow=3",
+    "policy.0.kind: missing; allowed: greedy, decentralized, centralized, affine": (
+        "[[policy]]\nwindow=3"
+    ),
+    "policy.0.owm: unknown key; did you mean own?": "[[policy]]\nkind='affine'\nowm=[[1]]",
+    "policy.0.own.0 = 1.0: allowed is a list with a finite number per output": (
+        "[[policy]]\nkind='affine'\nown=[1.0]"
+    ),
+    **{
+        f"policy.0.target = {shown}: allowed is a list of rows of one length: a row per feature, a "
+        "number per output": f"[[policy]]\nkind='affine'\ntarget={shown}"
+        for shown in ("[[1.0, 2.0], [3.0]]", "[[]]", "[]", "3")
+    },
+    "policy.0.mean.1.0 = nan: allowed is a finite number": (
+        "[[policy]]\nkind='affine'\nmean=[[1],[nan]]"
+    ),
+    "policy.0.offset = []: allowed is a list with a finite number per feature": (
+        "[[policy]]\nkind='affine'\noffset=[]"
+    ),
     "policy.0.horizon = -1: allowed is a whole number >= 1": (
         "[[policy]]\nkind='decentralized'\nhorizon=-1"
     ),

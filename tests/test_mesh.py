@@ -32,7 +32,7 @@ SCRIPT = textwrap.dedent(
     from memoa_jax.game import GameCost
     from memoa_jax.mixture import ridge_mixture, uniform_mixture
     from memoa_jax.participation import bernoulli
-    from memoa_jax.policies import centralized, decentralized, greedy
+    from memoa_jax.policies import affine, centralized, decentralized, greedy
     from memoa_jax.recording import Record
     from memoa_jax.series import make_series
     from memoa_jax.simulate import simulate
@@ -52,6 +52,12 @@ SCRIPT = textwrap.dedent(
             echo_state(3),
             centralized(horizon=4, information="offline"),
             experts.polynomial_potentials(),
+            some,
+        ),
+        "affine": (
+            echo_state(3),
+            affine(0.1 * rng.normal(size=(3, 2)), np.full((3, 2), 0.1), [[-0.2, 0.0]] * 3),
+            uniform_mixture(),
             some,
         ),
         "bernstein": (echo_state(3), loose, experts.bernstein_aggregation(), some),
@@ -146,6 +152,7 @@ def in_eight_devices(command, agents=5003):  # a multiple of nothing
     [
         'same_bits(["forecast"], [None, 2], ["float32"])',
         'same_bits(["greedy"], [1, 8], ["float32"])',
+        'same_bits(["affine"], [None, 1, 4], ["float32"])',
         pytest.param('same_bits(CASES, [None, 1, 2, 4, 8], ["float32"])', marks=pytest.mark.slow),
         pytest.param('same_bits(CASES, [1, 2, 4, 8], ["float64"])', marks=pytest.mark.slow),
     ],
