@@ -159,7 +159,8 @@ def _entered(info: Info | None, piece: Info, done: int, points: int) -> Info:
     """Enter a chunk's rows in those of the whole run, NumPy [points, ...], in place."""
 
     def blank(leaf: Array) -> np.ndarray:
-        return np.zeros((points, *leaf.shape[1:]), leaf.dtype)
+        # Written now: memory that a run cannot have is missed at its beginning, not at its end.
+        return np.full((points, *leaf.shape[1:]), 0, leaf.dtype)
 
     def enter(rows: np.ndarray, leaf: Array) -> None:
         rows[done : done + leaf.shape[0]] = np.asarray(leaf)[: points - done]
