@@ -115,14 +115,18 @@ def _given(table: GivenFeatures, points: int, agents: int) -> NDArray[Any]:
 def _array(where: str, path: str, name: str) -> NDArray[Any]:
     """Read one array of a NumPy file; `where` is what to call it in a fault."""
     try:
-        content = np.load(path, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            return content
-        if name in content.files:
-            return np.asarray(content[name])
-        raise ConfigError([f"{where}: no array {name}; allowed: {', '.join(content.files)}"])
-    except (OSError, ValueError, EOFError) as error:
-        raise ConfigError([f"{where}: not a NumPy file ({error})"]) from None
+        with open(path, "rb") as stream:  # NumPy's own leaves a damaged archive open
+            content = np.load(stream, allow_pickle=False)
+            if isinstance(content, np.ndarray):
+                return content
+            if name in content.files:
+                return np.asarray(content[name])
+            raise ConfigError([f"{where}: no array {name}; allowed: {', '.join(content.files)}"])
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever zipfile and NumPy come upon in a damaged file
+        said = " ".join(str(error).split())
+        raise ConfigError([f"{where}: not a NumPy file ({said})"]) from None
 
 
 def policy(table: POLICIES, changes: Changes = UNCHANGED) -> Policy:
@@ -166,6 +170,8 @@ def present(config: Config, points: int) -> Participation | None:
     if mask.dtype != bool or mask.ndim != 2:
         shape = f"{mask.dtype} of shape {mask.shape}"
         raise ConfigError([f"{where}: {shape}: allowed is true and false of shape [n, N]"])
+    if not mask[:points].any():
+        raise ConfigError([f"{where}: nobody is ever present: allowed is somebody, some time"])
     if mask.shape[0] < points or mask.shape[1] != config.agents:
         found = f"{mask.shape[0]} points and {mask.shape[1]} agents"
         allowed = f"{points} points or more and {config.agents} agents"

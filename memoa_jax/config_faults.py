@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime
 import difflib
 import json
+import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -76,8 +76,10 @@ def _between_keys(raw: dict[str, Any]) -> Iterator[tuple[Keys, str]]:
     for family in ("series", "encoder", "policy"):
         yield from _labels(raw, family)
     for keys, node in tables_at(raw, ("series", "encoder", "participation")):
-        path = node.get("path")
-        if isinstance(path, str) and path and not Path(path).is_file():
+        path, table = node.get("path"), FAMILIES[str(keys[0])].get(str(node.get("kind")))
+        if table is not None and "path" not in table.model_fields:
+            continue  # an unknown key, and told as one
+        if isinstance(path, str) and path and not os.path.isfile(path):
             yield (*keys, "path"), f"{_dotted(keys)}.path = {json.dumps(path)}: no such file"
     yield from between_keys(raw)
     if "seed" in raw and "seeds" in raw and command_of(raw) == "run":
@@ -118,7 +120,7 @@ def _labels(raw: dict[str, Any], family: str) -> Iterator[tuple[Keys, str]]:
     """Yield the labels of a list of tables that another one has, or that the run itself uses."""
     seen: set[str] = set()
     for keys, table in tables_at(raw, [family]):
-        if not isinstance(raw[family], list) or table.get("kind") not in FAMILIES[family]:
+        if not isinstance(raw[family], list) or str(table.get("kind")) not in FAMILIES[family]:
             continue
         label = str(table.get("name", table["kind"]))
         place = f"{_dotted(keys)}.name = {show(label)}"
@@ -131,7 +133,7 @@ def _labels(raw: dict[str, Any], family: str) -> Iterator[tuple[Keys, str]]:
 
 
 def _dotted(keys: Keys) -> str:
-    return ".".join(key if key.isprintable() else repr(key) for key in map(str, keys))
+    return ".".join(key if key and key.isprintable() else repr(key) for key in map(str, keys))
 
 
 def _explain(raw: dict[str, Any], details: ErrorDetails) -> tuple[Keys, str]:
@@ -153,15 +155,17 @@ def _explain(raw: dict[str, Any], details: ErrorDetails) -> tuple[Keys, str]:
             kinds = ", ".join(FAMILIES[str(keys[0])])
             return (*keys, "kind"), f"{dotted}.kind: missing; allowed: {kinds}"
         case "union_tag_invalid":
-            kind = details["ctx"]["tag"]
-            hint = did_you_mean(kind, list(FAMILIES[str(keys[0])]))
+            kind = details["input"].get("kind")  # the tag is its text
+            hint = did_you_mean(str(kind), list(FAMILIES[str(keys[0])]))
             return (*keys, "kind"), f"{dotted}.kind = {show(kind)}: unknown kind{hint}"
         case "missing":
             return keys, f"{dotted}: missing; allowed is {describe(annotation)}"
     value, choices = details["input"], [str(choice) for choice in _choices(annotation)]
     close = difflib.get_close_matches(value, choices, 1) if isinstance(value, str) else []
     hint = f"; did you mean {close[0]}?" if close else ""
-    return keys, f"{dotted} = {show(value)}: allowed is {describe(annotation)}{hint}"
+    most = details["ctx"]["le"] if details["type"] == "less_than_equal" else None
+    bound = "" if most is None or f"{most:.17g}" in describe(annotation) else f", at most {most}"
+    return keys, f"{dotted} = {show(value)}: allowed is {describe(annotation)}{bound}{hint}"
 
 
 def _place(raw: dict[str, Any], loc: Sequence[str | int]) -> Keys:
@@ -182,7 +186,8 @@ def _walk(raw: Any, keys: Keys) -> tuple[type[Table] | None, Any]:
     """Return the table that holds `keys`, and the annotation of the value there."""
     owner: type[Table] | None = None
     # What a study has several of is a list only there.
-    several = keys[0] == "seeds" or isinstance(raw.get(keys[0]), list)
+    listed = keys[0] in ("series", "encoder") and isinstance(raw.get(keys[0]), list)
+    several = keys[0] == "seeds" or listed
     annotation: Any = KINDS.get(command_of(raw), Study if several else Config)
     for key in keys:
         owner = _table(annotation, raw)

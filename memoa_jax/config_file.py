@@ -114,7 +114,8 @@ def anchor(raw: dict[str, Any], folder: Path) -> None:
     for _, table in tables_at(raw, _FAMILIES):
         for key in _PATHS:
             if isinstance(table.get(key), str) and table[key]:
-                table[key] = os.path.normpath(folder / Path(table[key]).expanduser())
+                # pathlib's expanduser raises on the home of nobody
+                table[key] = os.path.normpath(folder / os.path.expanduser(table[key]))
 
 
 def override(raw: dict[str, Any], text: str) -> Keys:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -40,7 +40,7 @@ Lags = Annotated[
 def _check_published(value: Any) -> Any:
     figures = list(value.values()) if isinstance(value, dict) else [value]
     if not figures or not all(
-        type(figure) in (int, float) and 0 <= figure < math.inf for figure in figures
+        type(figure) in (int, float) and 0 <= figure <= sys.float_info.max for figure in figures
     ):
         raise ValueError("no figures")
     return value
@@ -208,6 +208,7 @@ class OwnTable(SeriesTable):
     prefix: Annotated[int, Field(ge=2, description="a number of rows >= 2")] | None = None
     missing: Literal["error", "forward_fill", "mask"] = "error"
     before: Literal["zero", "first"] = "zero"
+    dates: Text | None = None
     name: Text = "table"
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
-import math
+import sys
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
@@ -36,7 +36,7 @@ FIXED = {
 
 def _check_end(value: Any) -> Any:
     """Return a number as it was written: whole numbers stay whole."""
-    if type(value) not in (int, float) or not math.isfinite(value):
+    if not _is_number(value):
         raise ValueError("no number")
     return value
 
@@ -137,8 +137,8 @@ def _axis_faults(axis: dict[str, Any], method: Any, seen: list[str]) -> Iterator
     high: Any = axis.get("high")
     if key in seen:
         yield "key", f"taken by axis {seen.index(str(key))}; give each key one axis"
-    if key in FIXED:
-        yield "key", f"allowed is another key: {FIXED[str(key)]}"
+    if isinstance(key, str) and key in FIXED:
+        yield "key", f"allowed is another key: {FIXED[key]}"
     if "values" in axis:
         for other in ("low", "high", "count", "scale"):
             if axis.get(other, "linear") != "linear":  # the scale that a resolved file names
@@ -150,8 +150,8 @@ def _axis_faults(axis: dict[str, Any], method: Any, seen: list[str]) -> Iterator
     for name in ("low", "high"):
         if name not in axis:
             yield name, "missing; allowed is a finite number, or values instead of low and high"
-    least = low if type(low) in (int, float) else None
-    if least is not None and type(high) in (int, float) and not high > least:
+    least = low if _is_number(low) else None
+    if least is not None and _is_number(high) and not high > least:
         yield "high", f"allowed is a number above low, {low}"
     if axis.get("scale") == "log" and least is not None and not least > 0:
         yield "low", 'allowed is a number > 0 with scale = "log"'
@@ -159,6 +159,11 @@ def _axis_faults(axis: dict[str, Any], method: Any, seen: list[str]) -> Iterator
         yield "count", "missing; on a grid allowed is a whole number >= 2, or values"
     if method in ("random", "sobol") and "count" in axis:
         yield "count", f'method = "{method}" takes no count; allowed is sweep.points'
+
+
+def _is_number(value: Any) -> bool:
+    # math.isfinite raises on a whole number that no float holds
+    return type(value) in (int, float) and bool(abs(value) <= sys.float_info.max)
 
 
 def _same(one: Any, other: Any) -> bool:

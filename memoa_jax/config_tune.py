@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -158,19 +160,26 @@ def _tunable(config: Config, policy: POLICIES) -> list[str]:
     ]
 
 
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
 def faults(config: TuneConfig) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Yield what no single key shows: a policy or a key that is not there, with its place."""
     labels = [policy.name for policy in config.policy]
     tune = config.tune
     if tune.policy is not None and tune.policy not in labels:
-        fault = f'tune.policy = "{tune.policy}": allowed is one of {", ".join(labels)}'
+        hint = _nearest(tune.policy, labels)
+        fault = f'tune.policy = "{tune.policy}": allowed is one of {", ".join(labels)}{hint}'
         yield ("tune", "policy"), fault
         return
     known = _tunable(config, config.tuned_policy)
     for index, key in enumerate(tune.keys):
-        place, where = ("tune", "keys", index), f'tune.keys.{index} = "{key}"'
+        place, where = ("tune", "keys", index), f"tune.keys.{index} = {json.dumps(key)}"
         if key not in known:
             allowed = ", ".join(known)
-            yield place, f"{where}: not a number that this run has; allowed: {allowed}"
+            hint = _nearest(key, list(known))
+            yield place, f"{where}: not a number that this run has; allowed: {allowed}{hint}"
         elif key in tune.keys[:index]:
             yield place, f"{where}: named twice"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -37,8 +38,9 @@ def identity(
         table.pop("cache", None)
         path = table.get("path")
         if path is not None and Path(path).is_file():
-            known[path] = known.get(path) or file_hash(Path(path))
-            table["path"] = known[path]
+            with contextlib.suppress(OSError):  # whoever reads it will tell
+                known[path] = known.get(path) or file_hash(Path(path))
+                table["path"] = known[path]
     return raw
 
 

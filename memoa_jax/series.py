@@ -337,7 +337,7 @@ def table(path: Path, *, name: str = "table", **options: Any) -> Series:
     Example:
       >>> table("prices.txt", targets=["close"])
       Traceback (most recent call last):
-      memoa_jax.tables.TableError: prices.txt: file ending '.txt': allowed is '.csv' or '.npz'
+      memoa_jax.table_files.TableError: prices.txt: file ending '.txt': allowed is '.csv' or '.npz'
     """
     return make_series(*tables.load_table(path, **options), name)
 

@@ -1,37 +1,38 @@
 """Tables: CSV and NPZ files to inputs and targets, with lags, row windows and units.
 
-One pass: read the named columns up to the window's end, judge and fill missing cells, choose
-each column's units, cut the lagged windows. Only the standard library and NumPy are used, so
-a file can be checked on a machine without JAX. Every fault of a file is a `TableError` of one
-line: file, row, column, value, what is allowed. Rows count from 0 after the header.
+One pass: read the named columns up to the window's end (`memoa_jax.table_files`), judge and fill
+missing cells, choose each column's units, cut the lagged windows. Only the standard library and
+NumPy are used, so a file can be checked on a machine without JAX. Every fault of a file is a
+`TableError` of one line: file, row, column, value, what is allowed. Rows count from 0 after the
+header.
 """
 
 from __future__ import annotations
 
-import csv
-import difflib
-import zipfile
-import zlib
+import os
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-Values = NDArray[np.float64]
+from memoa_jax.table_files import Column, Values, read_columns, suggestion
+from memoa_jax.table_files import TableError as TableError
+
 Lags = Sequence[int] | Mapping[str, Sequence[int]]
 """Lags of every input column, or of each by name; lag 1 at row t is the value of row t-1."""
 
 SCALINGS = ("none", "window_max", "column_max", "minmax", "prefix")
 MISSING = ("error", "forward_fill", "mask")
 BEFORE = ("zero", "first")
-_MISSING_CELLS = ("", "nan", "na")
 
+LARGEST = 1e15
+"""The largest size of a value in a run's units.
 
-class TableError(ValueError):
-    """A fault of a file, in one line: file, row, column, value, what is allowed."""
+Beyond it the squared errors of 1e8 agent-steps no longer add up in float32, and a run would end
+in infinities that no policy is to blame for.
+"""
 
 
 class Table(NamedTuple):
@@ -42,13 +43,6 @@ class Table(NamedTuple):
 
     inputs: Values
     targets: Values
-
-
-class _Column(NamedTuple):
-    """One column of the file from its first row: `values` is NaN where missing."""
-
-    label: str
-    values: Values
 
 
 class _Window(NamedTuple):
@@ -72,11 +66,12 @@ def load_table(
     prefix: int | None = None,
     missing: str = "error",
     before: str = "zero",
+    dates: str | None = None,
 ) -> Table:
     r"""Read named columns of a CSV or NPZ file as inputs (with lags) and targets.
 
     A row of the inputs depends on its own and earlier rows of the file only (but see
-    `scaling`). Other columns, such as dates, are ignored. O(rows read).
+    `scaling`). Columns that are not named are ignored. O(rows read).
 
         inputs[t] = (column[start + t - lag] for column in inputs for lag in its lags)
         targets[t] = (column[start + t] for column in targets)
@@ -102,9 +97,12 @@ def load_table(
         inputs are filled forward.
       before: a lag before the file's first row is 0 in scaled units ("zero") or the value of
         that first row ("first").
+      dates: a column of dates or numbers that must be later in every row than in the row before,
+        from the file's first row on. ISO dates or numbers; in an NPZ file datetime64 or numbers.
+        How far apart they stand does not matter: a row is a step. None judges no order.
 
     Returns:
-      `Table`: inputs [n, k] and targets [n, d], float64.
+      `Table`: inputs [n, k] and targets [n, d], float64, at most `LARGEST` in size.
 
     Raises:
       TableError: a fault of the file, one line.
@@ -119,13 +117,14 @@ def load_table(
       ...     load_table(Path(folder) / "a.csv", targets=["load"], lags=[0, 1]).inputs.tolist()
       [[1.0, 0.0], [2.0, 1.0], [4.0, 2.0]]
     """
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))  # pathlib's raises on "~nobody"
     _check_options(rows, scaling, prefix, missing, before)
     target_names, input_names = _chosen_names(file, targets, inputs)
     lags_of = _lags_of(input_names, lags)
     names = tuple(dict.fromkeys(target_names + input_names))
-    read = _read_npz if file.suffix.lower() == ".npz" else _read_csv
-    columns = read(file, names, None if rows is None else rows[1])
+    if not (dates is None or (isinstance(dates, str) and dates)):
+        raise _allowed("dates", dates, "the name of a column, or None")
+    columns = read_columns(file, names, None if rows is None else rows[1], dates)
     length = len(columns[names[0]][0].values)
     start, stop = (0, length) if rows is None else rows
     if length < max(stop, 2):
@@ -142,9 +141,12 @@ def load_table(
     outputs = [column for name in target_names for column in columns[name]]
     units = _units(window, outputs, scaling, prefix)
     target_columns = [
-        (_target(window, column) - offset) / scale
-        for column, (offset, scale) in zip(outputs, units, strict=True)
+        _target(window, column, unit) for column, unit in zip(outputs, units, strict=True)
     ]
+    known = [~np.isnan(column.values[start + 1 : stop]) for column in outputs]
+    if not np.logical_and.reduce(known).any():
+        what = f"rows {start + 1} .. {stop - 1}: none has all its targets"
+        raise TableError(f"{file}: {what}: allowed is at least one, to be scored")
     return Table(np.stack(input_columns, axis=1), np.stack(target_columns, axis=1))
 
 
@@ -201,7 +203,7 @@ def _lags_of(input_names: Sequence[str], lags: Lags) -> dict[str, tuple[int, ...
         unknown = [name for name in lags if name not in input_names]
         absent = [name for name in input_names if name not in lags]
         if unknown:
-            hint = _suggestion(unknown[0], input_names)
+            hint = suggestion(unknown[0], input_names)
             raise _allowed("lags", unknown[0], f"the name of an input{hint}")
         if absent:
             raise _allowed("lags", dict(lags), f"a list for every input, {absent[0]!r} too")
@@ -216,133 +218,8 @@ def _lags_of(input_names: Sequence[str], lags: Lags) -> dict[str, tuple[int, ...
     return {name: tuple(int(lag) for lag in one) for name, one in by_name.items()}
 
 
-def _suggestion(name: str, known: Sequence[str]) -> str:
-    """Return `` (did you mean 'X'?)`` for the nearest known name, or nothing."""
-    by_case = {other.casefold(): other for other in known}
-    near = difflib.get_close_matches(name.casefold(), list(by_case), n=1)
-    return f" (did you mean {by_case[near[0]]!r}?)" if near else ""
-
-
-def _show(text: str) -> str:
-    """Quote a cell for a message, shortened: a broken file may hold one huge cell."""
-    return repr(text if len(text) <= 40 else text[:37] + "...")
-
-
-def _unknown_name(file: Path, what: str, name: str, known: Sequence[str]) -> TableError:
-    listed = ", ".join(map(_show, known[:12])) + (", ..." if len(known) > 12 else "")
-    return TableError(f"{file}: no {what} {name!r}{_suggestion(name, known)}: allowed is {listed}")
-
-
-def _read_csv(file: Path, names: Sequence[str], stop: int | None) -> dict[str, tuple[_Column, ...]]:
-    """Read the named columns of the rows before `stop` (all rows if None)."""
-    cells: dict[str, list[float]] = {name: [] for name in names}
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.reader(stream, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            if not any(header):
-                raise TableError(f"{file}: no header: allowed is a line of column names, then rows")
-            places = {name: _place(file, header, name) for name in names}
-            blank = False
-            for row, line in enumerate(reader):
-                if row == stop:
-                    break
-                if not line:  # allowed at the end; before further rows it would shift the series
-                    blank = True
-                    continue
-                where = f"{file}: row {row} (line {reader.line_num})"
-                if blank:
-                    raise TableError(f"{where} follows an empty line: allowed is no empty line")
-                if len(line) != len(header):
-                    count = f"{len(line)} cells: allowed is {len(header)}, as the header"
-                    raise TableError(f"{where} has {count}")
-                for name, place in places.items():
-                    cells[name].append(_number(f"{where}, column {name!r}", line[place]))
-    except OSError as fault:
-        raise TableError(f"{file}: cannot be read: {fault.strerror or fault}") from fault
-    except UnicodeDecodeError as fault:
-        raise TableError(f"{file}: not UTF-8 text: allowed is a UTF-8 CSV file") from fault
-    except csv.Error as fault:
-        raise TableError(f"{file}: line {reader.line_num} is not CSV: {fault}") from fault
-    return {name: (_Column(name, np.array(cells[name])),) for name in names}
-
-
-def _place(file: Path, header: Sequence[str], name: str) -> int:
-    if name not in header:
-        raise _unknown_name(file, "column", name, header)
-    if header.count(name) > 1:
-        raise TableError(f"{file}: column {name!r} stands in the header twice: allowed is once")
-    return header.index(name)
-
-
-def _number(where: str, cell: str) -> float:
-    """Return a cell's finite number, NaN if it is missing."""
-    text = cell.strip()
-    if text.lower() in _MISSING_CELLS:
-        return np.nan
-    try:
-        # float() reads "1_000" too; in a data file that is a damaged cell
-        value = np.nan if "_" in text else float(text)
-    except ValueError:
-        value = np.nan
-    if not np.isfinite(value):
-        allowed = "a finite number, or empty or NaN where missing"
-        raise TableError(f"{where}: {_show(text)}: allowed is {allowed}")
-    return value
-
-
-def _read_npz(file: Path, names: Sequence[str], stop: int | None) -> dict[str, tuple[_Column, ...]]:
-    """Read the named arrays, one column per entry of their second axis."""
-    columns: dict[str, tuple[_Column, ...]] = {}
-    length: int | None = None
-    reading = "archive"
-    try:
-        with file.open("rb") as stream:
-            if not zipfile.is_zipfile(file):
-                raise TableError(f"{file}: not an NPZ archive: allowed is a file of numpy.savez")
-            archive = np.load(stream, allow_pickle=False)
-            for name in names:
-                if name not in archive.files:
-                    raise _unknown_name(file, "array", name, archive.files)
-                reading = f"array {name!r}"
-                array = archive[name]
-                length = len(array) if array.ndim and length is None else length
-                columns[name] = _array_columns(file, name, array, length, stop)
-    except OSError as fault:
-        raise TableError(f"{file}: cannot be read: {fault.strerror or fault}") from fault
-    except TableError:
-        raise
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as fault:
-        # a checksum, an encrypted member, pickled objects: none is an array of numbers
-        allowed = "arrays of real numbers saved by numpy.savez"
-        raise TableError(f"{file}: {reading} cannot be read: allowed is {allowed}") from fault
-    return columns
-
-
-def _array_columns(
-    file: Path, name: str, array: NDArray[np.generic], length: int | None, stop: int | None
-) -> tuple[_Column, ...]:
-    """Judge one array and split it into labelled columns."""
-    where = f"{file}: array {name!r}"
-    if array.dtype.kind not in "iuf":
-        raise TableError(f"{where} has dtype {array.dtype}: allowed is real numbers")
-    if array.ndim not in (1, 2) or array.size == 0:
-        raise TableError(f"{where} has shape {array.shape}: allowed is [m] or [m, columns]")
-    if len(array) != length:
-        raise TableError(f"{where} has {len(array)} rows: allowed is {length}, as the others")
-    values = array[:stop].astype(np.float64)
-    if np.isinf(values).any():
-        place = tuple(int(i) for i in np.argwhere(np.isinf(values))[0])
-        allowed = "a finite number, or NaN where missing"
-        column = f", column {place[1]}" if len(place) == 2 else ""
-        raise TableError(f"{where}, row {place[0]}{column}: {values[place]}: allowed is {allowed}")
-    if values.ndim == 1:
-        return (_Column(name, values),)
-    return tuple(_Column(f"{name}[{j}]", values[:, j]) for j in range(values.shape[1]))
-
-
 def _units(
-    window: _Window, columns: Sequence[_Column], scaling: str, prefix: int | None
+    window: _Window, columns: Sequence[Column], scaling: str, prefix: int | None
 ) -> list[tuple[float, float]]:
     """Return each column's (offset, scale); a scaled value is (value - offset) / scale."""
     if scaling == "none":
@@ -359,7 +236,8 @@ def _units(
             raise TableError(f"{window.file}: {where}: no value: allowed is at least one for units")
     if scaling == "prefix":
         # a constant's standard deviation is rounding, not always zero: ask its range
-        return [(float(v.mean()), float(v.std()) if np.ptp(v) else 1.0) for v in known]
+        # (and that of a range below 1e-160 underflows to 0)
+        return [(float(v.mean()), (float(v.std()) if np.ptp(v) else 0.0) or 1.0) for v in known]
     if scaling == "minmax":
         return [(float(v.min()), float(np.ptp(v)) or 1.0) for v in known]
     tops = [float(v.max()) for v in known]
@@ -380,39 +258,67 @@ def _carried(values: Values) -> Values:
     return np.where(last < 0, np.nan, values[last])
 
 
-def _refuse_gaps(window: _Window, column: _Column, values: Values, start: int) -> None:
+def _refuse_gaps(window: _Window, column: Column, values: Values, start: int) -> None:
     """Raise on the first NaN of `values`, whose first row is the file's row `start`."""
     gaps = np.flatnonzero(np.isnan(values))
     if gaps.size:
-        where = f"{window.file}: row {start + int(gaps[0])}, column {column.label!r}"
+        named = f"column {column.label!r}"
+        if np.isnan(column.values).all():
+            rows = f"rows 0 .. {len(column.values) - 1}"
+            raise TableError(f"{window.file}: {rows}, {named}: no value: allowed is at least one")
+        where = f"{window.file}: row {start + int(gaps[0])}, {named}: missing"
         if window.missing == "error":
             allowed = "a finite number, or missing = 'forward_fill' or 'mask'"
-            raise TableError(f"{where}: missing: allowed is {allowed}")
-        raise TableError(f"{where}: missing, nothing earlier: allowed is a window starting later")
+            raise TableError(f"{where}: allowed is {allowed}")
+        raise TableError(f"{where}, no value to start from: allowed is a window starting later")
 
 
-def _target(window: _Window, column: _Column) -> Values:
-    """Return a target's rows in the window, gaps treated."""
+def _in_units(
+    window: _Window, column: Column, values: Values, start: int, unit: tuple[float, float]
+) -> Values:
+    """Return `values`, whose first row is the file's row `start`, in the run's units.
+
+    Raises:
+      TableError: on the first value that a run cannot carry.
+    """
+    with np.errstate(over="ignore"):  # refused below
+        scaled = (values - unit[0]) / unit[1]
+    large = np.flatnonzero(np.abs(scaled) > LARGEST)
+    if large.size:
+        row = int(large[0])
+        where = f"{window.file}: row {start + row}, column {column.label!r}: {values[row]:g}"
+        units = "" if unit == (0.0, 1.0) else f" ({scaled[row]:g} in the run's units)"
+        allowed = f"up to {LARGEST:g} in size; rescale the column, or choose another scaling"
+        raise TableError(f"{where}{units}: allowed is {allowed}")
+    return scaled
+
+
+def _target(window: _Window, column: Column, unit: tuple[float, float]) -> Values:
+    """Return a target's rows in the window, gaps treated, in the run's units."""
     filled = window.missing == "forward_fill"
     values = _carried(column.values) if filled else column.values
     inside = values[window.start : window.stop]
     # Under "mask" gaps stay, but the online loop starts from a known first target.
     judged = inside[:1] if window.missing == "mask" else inside
     _refuse_gaps(window, column, judged, window.start)
-    return inside
+    return _in_units(window, column, inside, window.start, unit)
 
 
 def _lagged(
-    window: _Window, column: _Column, lags: Sequence[int], unit: tuple[float, float]
+    window: _Window, column: Column, lags: Sequence[int], unit: tuple[float, float]
 ) -> list[Values]:
-    """Return a column's scaled values at each lag; they depend on no row after their own."""
+    """Return a column's values at each lag, in the run's units.
+
+    They depend on no row after their own.
+    """
     start, stop = window.start, window.stop
+    lags = [min(lag, stop) for lag in lags]  # further back is as far before the file
     values = column.values if window.missing == "error" else _carried(column.values)
     first = max(start - max(lags), 0)
-    used = values[first : max(stop - min(lags), first + 1)]
-    _refuse_gaps(window, column, used, first)
-    scaled = (values - unit[0]) / unit[1]
+    last = max(stop - min(lags), first + 1)
+    _refuse_gaps(window, column, values[first:last], first)
+    used = _in_units(window, column, values[first:last], first, unit)
     # A lag reaches before the file only if row 0 was among the rows judged above.
-    pad = 0.0 if window.before == "zero" else scaled[0]
-    padded = np.concatenate([np.full(max(lags), pad), scaled])
+    pad = 0.0 if window.before == "zero" else used[0]
+    padded = np.concatenate([np.full(max(lags) + first, pad), used])
     return [padded[start + max(lags) - lag : stop + max(lags) - lag] for lag in lags]

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from memoa_jax.arguments import whole
+from memoa_jax.tables import LARGEST
 from memoa_jax.types import record, static
 
 Values = NDArray[np.float64]
@@ -47,8 +48,8 @@ def make_series(inputs: ArrayLike, targets: ArrayLike, name: str = "series") -> 
     """Check and copy arrays into a `Series` of n points, k inputs and d outputs.
 
     Args:
-      inputs: [n, k], finite: fill gaps forward first.
-      targets: [n, d], finite or NaN where missing; the first row is known.
+      inputs: [n, k], finite, at most 1e15 in size: fill gaps forward first.
+      targets: [n, d], the same or NaN where missing; the first row is known.
       name: what figures and tables call the series.
 
     Returns:
@@ -70,6 +71,9 @@ def make_series(inputs: ArrayLike, targets: ArrayLike, name: str = "series") -> 
         raise ValueError(f"Series.targets has {len(y)} row: allowed is at least 2")
     _refuse("inputs", x, ~np.isfinite(x), "a finite number (fill gaps forward)")
     _refuse("targets", y, np.isinf(y), "a finite number, or NaN where missing")
+    for field, values in (("inputs", x), ("targets", y)):
+        allowed = f"a number up to {LARGEST:g} in size: rescale the series"
+        _refuse(field, values, np.abs(values) > LARGEST, allowed)
     _refuse("targets", y[:1], np.isnan(y[:1]), "a known first target: agents start there")
     return Series(inputs=x, targets=y, name=name)
 
@@ -86,7 +90,7 @@ def part(series: Series, scored_from: int = 1, stop: int | None = None) -> Serie
       stop: 2 .. n; None is n.
 
     Raises:
-      ValueError: naming the argument and what is allowed.
+      ValueError: naming the argument and what is allowed; also if no row would be scored.
 
     Example:
       >>> whole = make_series([[0.0]] * 9, [[1.0]] * 9)
@@ -96,6 +100,10 @@ def part(series: Series, scored_from: int = 1, stop: int | None = None) -> Serie
     stop = series.num_points if stop is None else stop
     whole("part", "stop", stop, 2, series.num_points)
     whole("part", "scored_from", scored_from, 1, stop - 1)
+    if not series.known[scored_from:stop].any():  # an error over no rows would read as 0
+        rows = f"no row of {scored_from} .. {stop - 1} has all its targets"
+        allowed = "rows of which at least one has"
+        raise ValueError(f"part: scored_from = {scored_from}: {rows}: allowed is {allowed}")
     return dataclasses.replace(
         series,
         inputs=series.inputs[:stop],

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("here")
 
 
 def test_wrong_usage_is_code_2(capsys):
-    for words in ([], ["rnu"], ["run"], ["run", "x.toml", "--format", "xml"]):
+    for words in ([], ["rnu"], ["sweep"], ["run", "x.toml", "--format", "xml"]):
         with pytest.raises(SystemExit) as caught:
             main(words)
         assert caught.value.code == 2
@@ -135,7 +135,7 @@ def test_ctrl_c_in_a_process_is_code_130(tiny):
     rest = process.communicate(timeout=120)[1].splitlines()
     assert process.returncode == 130
     assert rest[-1].startswith("memoa: interrupted; not run: ")
-    assert rest[-1].endswith("third")
+    assert rest[-1].endswith("third; go on with --resume runs/tiny")
     assert "Traceback" not in "".join(rest)
     summary = summary_of(Path("runs/tiny"))
     assert summary["interrupted"] is True

@@ -33,6 +33,7 @@ ORDER = [
     "monte_carlo",
     "tuning_gains",
     "analysis_types",
+    "table_files",
     "tables",
     "download",
     "timeseries",

@@ -269,8 +269,8 @@ def test_compiled_programs_are_let_go_when_they_grow_many(monkeypatch):
     cleared = []
     monkeypatch.setattr(study.jax, "clear_caches", lambda: cleared.append(1))
     monkeypatch.setattr(study, "compare", lambda config, *_, **__: config)
-    monkeypatch.setattr(study, "summarise", lambda found: {})
-    monkeypatch.setattr("memoa_jax.config.Config.not_run", [], raising=False)
+    monkeypatch.setattr(study, "without_partial", lambda found: found)
+    monkeypatch.setattr(study, "summarise", lambda found: {"interrupted": False})
     config = load("study.toml", ["series.1.steps=30"])
     series = study._build_all(config)
     cells = study._in_order(config, series)
@@ -279,7 +279,7 @@ def test_compiled_programs_are_let_go_when_they_grow_many(monkeypatch):
     for most, times in ((64, 0), (4, 1), (1, 4)):
         monkeypatch.setattr(study, "MOST_PROGRAMS", most)
         cleared.clear()
-        list(study._play(cells, series, policies=2))
+        list(study._play(cells, series, policies=2, session=None))
         assert len(cleared) == times
 
 

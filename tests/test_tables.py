@@ -71,6 +71,8 @@ def test_a_lag_before_the_file_is_zero_or_its_first_value(tmp_path):
     assert first.tolist() == [values[0, 0], values[0, 0], values[0, 0], values[1, 0]]
     beyond = load_table(path, targets=["a"], lags=[9], before="first").inputs[:, 0]
     assert beyond.tolist() == [values[0, 0]] * 4
+    far = load_table(path, targets=["a"], lags=[10**15, 1], rows=(1, 4)).inputs
+    assert far.tolist() == [[0.0, value] for value in values[:3, 0]]
 
 
 def test_byte_order_mark_spaces_and_line_ends(tmp_path):
@@ -296,7 +298,10 @@ NUMBER = "allowed is a finite number, or empty or NaN where missing"
         ("Y,x\n1,2\n3,4\n", "no column 'y' (did you mean 'Y'?): allowed is 'Y', 'x'"),
         ("a,b\n1,2\n3,4\n", "no column 'y': allowed is 'a', 'b'"),
         ("y,x,y\n1,2,3\n4,5,6\n", "column 'y' stands in the header twice: allowed is once"),
-        ('y,x\n1,2\n3,"4\n', "line 3 is not CSV: unexpected end of data"),
+        (
+            'y,x\n1,2\n3,"4\n',
+            "row 1 (line 3) is not CSV (unexpected end of data)",
+        ),
     ],
 )
 def test_faults_of_a_csv_file(tmp_path, text, message):
@@ -322,12 +327,12 @@ def test_nearest_column_name_is_suggested(tmp_path):
         (
             "y,x\n,1\n2,1\n3,1\n",
             {"missing": "mask"},
-            "row 0, column 'y': missing, nothing earlier: allowed is a window starting later",
+            "row 0, column 'y': missing, no value to start from: allowed is a window",
         ),
         (
             "y,x\n1,\n2,\n3,1\n",
             {"missing": "forward_fill", "inputs": ["x"], "lags": [1], "rows": (1, 3)},
-            "row 0, column 'x': missing, nothing earlier: allowed is a window starting later",
+            "row 0, column 'x': missing, no value to start from: allowed is a window",
         ),
         (
             "y,x\n1,\n2,2\n3,1\n",
@@ -367,7 +372,7 @@ def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(TableError, match=r"folder.csv: cannot be read: Is a directory"):
         load_table(tmp_path / "folder.csv", targets=["y"])
     utf16 = csv_file(tmp_path, "y\n1\n2\n", encoding="utf-16")
-    with pytest.raises(TableError, match=r"data.csv: not UTF-8 text: allowed is a UTF-8 CSV file"):
+    with pytest.raises(TableError, match=r"header is not UTF-8 text: allowed is a UTF-8 CSV file"):
         load_table(utf16, targets=["y"])
     with pytest.raises(TableError, match=r"a.xlsx: file ending '.xlsx': allowed is '.csv' or"):
         load_table(tmp_path / "a.xlsx", targets=["y"])
