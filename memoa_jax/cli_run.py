@@ -47,7 +47,7 @@ def run_config(parsed: argparse.Namespace) -> int:
     except ConfigError as error:
         return fail(WRONG, *(f"{parsed.config}: {line}" for line in error.faults))
     except RunError as error:
-        return fail(FAILED, str(error))
+        return fail(FAILED, f"{error}{_then(folder)}")
     except OSError as error:
         return fail(FAILED, f"{folder}: results cannot be written ({error.strerror})")
     if first:
@@ -55,8 +55,7 @@ def run_config(parsed: argparse.Namespace) -> int:
     say(f"results in {folder}")
     if summary["interrupted"]:
         stop, left = parsed.stop, ", ".join(reader.left(summary))
-        then = f"; go on with --resume {folder}" if _kept(folder) else ""
-        return fail(stop.exit_code, f"{stop.word}; not run: {left}{then}")
+        return fail(stop.exit_code, f"{stop.word}; not run: {left}{_then(folder)}")
     if reader.lost(summary):
         return fail(FAILED, "no policy kept a finite server output: see the notes of the table")
     return OK
@@ -133,11 +132,12 @@ def _session(
     return session
 
 
-def _kept(folder: Path) -> bool:
-    """Tell whether there is something to go on from."""
+def _then(folder: Path) -> str:
+    """Say how to go on, where there is something to go on from."""
     from memoa_jax.session import FOLDER, IDENTITY
 
-    return (folder / FOLDER / IDENTITY).exists()
+    kept = (folder / FOLDER / IDENTITY).exists()
+    return f"; go on with --resume {folder}" if kept else ""
 
 
 def _silent(_: str) -> None:

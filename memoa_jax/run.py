@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -152,7 +152,7 @@ def compare(
             words = one.prepare()
         say(f"{label}: {words}")
         runs.append(one)
-    with finishing(common):
+    with finishing(common), nullcontext() if session is None else session.looking():
         for one in runs:
 
             def partial(done: int, _: int, result: Result, one: _Run = one) -> None:
@@ -237,7 +237,8 @@ class _Run:
             facts = dict(self.kept.facts)
             same = Common(*facts.pop("common"))
             return Finished(**facts, trajectories=self.kept.arrays), same
-        with self._clocked(), self._keeper(partial) as keeper:
+        keeper = self._keeper(partial)
+        with self._clocked():
             arguments, options = self._arguments()
             result = simulate(*arguments, **options, keeper=keeper)
             jax.block_until_ready((result.server, result.mean_field, result.summary))
@@ -280,14 +281,12 @@ class _Run:
     def _arguments(self) -> tuple[Any, dict[str, Any]]:
         return build.simulation(self.config, self.series, self.encoder, self.table)
 
-    @contextmanager
-    def _keeper(self, partial: Callable[[int, int, Any], None]) -> Iterator[Keeper | None]:
-        """Have the run kept; who asks it to stop meanwhile waits for the end of a chunk."""
+    def _keeper(self, partial: Callable[[int, int, Any], None]) -> Keeper | None:
+        """Return what keeps the run, unless somebody has asked to stop before it."""
         if self.session is None:
-            yield None
-            return
-        with self.session.looking():
-            yield self.session.keeper(self.name, self.label, partial)
+            return None
+        self.session.look()
+        return self.session.keeper(self.name, self.label, partial)
 
     @contextmanager
     def _clocked(self) -> Iterator[None]:

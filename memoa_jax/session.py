@@ -93,15 +93,24 @@ class Session:
 
     @contextlib.contextmanager
     def looking(self) -> Iterator[None]:
-        """Let signals wait: a keeper looks between chunks.
+        """Let signals wait, as a keeper looks between chunks; keep what finished if it fails."""
+        try:
+            with self.stop.waiting(self.say):
+                yield
+        except BaseException:
+            if self._waiting:
+                with contextlib.suppress(OSError):
+                    self.flush()
+            raise
+
+    def look(self) -> None:
+        """End here if somebody has asked to stop.
 
         Raises:
-          KeyboardInterrupt: if somebody has asked to stop already.
+          KeyboardInterrupt: if somebody has.
         """
         if self.stop.asked:
             raise KeyboardInterrupt
-        with self.stop.waiting(self.say):
-            yield
 
     def finished(self, name: str) -> Checkpoint | None:
         """Return what a finished part left; None where it is under way or not begun.

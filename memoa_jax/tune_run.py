@@ -117,6 +117,7 @@ def _keeper(session: Session | None, number: int) -> Iterator[Keeper | None]:
     if session is None:
         yield None
         return
+    session.look()
     with session.looking():
         yield session.keeper(f"origin-{number}", f"origin {number + 1}")
 

@@ -101,7 +101,8 @@ def test_interrupted_run_keeps_what_finished(tiny, monkeypatch, capsys):
     assert main(["run", str(tiny)]) == 130
     captured = capsys.readouterr()
     last = captured.err.splitlines()[-1]
-    assert last == "memoa: interrupted; not run: centralized, uncoupled"
+    left = "centralized, uncoupled; go on with --resume runs/tiny"
+    assert last == f"memoa: interrupted; not run: {left}"
     assert "INTERRUPTED: not run: centralized, uncoupled" in captured.out
     summary = summary_of(Path("runs/tiny"))
     assert summary["interrupted"] is True

@@ -192,6 +192,9 @@ def test_validate_names_all_of_a_study(capsys):
     )
 
 
+GO_ON = "; go on with --resume out"
+
+
 @pytest.mark.parametrize("after", [3, 4])
 def test_an_interrupted_study_keeps_what_finished(after, finished, monkeypatch, capsys):
     interrupt(monkeypatch, after)
@@ -207,7 +210,7 @@ def test_an_interrupted_study_keeps_what_finished(after, finished, monkeypatch, 
         assert cut[CELLS[1]]["policies"] == ["centralized"]
     last = captured.err.splitlines()[-1]
     first = next(cell for cell in CELLS if cell in cut)
-    assert last == f"memoa: interrupted; not run: {first}, and {len(cut) - 1} more"
+    assert last == f"memoa: interrupted; not run: {first}, and {len(cut) - 1} more{GO_ON}"
     assert f"INTERRUPTED: not run: {first}; and" in captured.out
     kept = rows_of("out/table.csv")
     assert len(kept) == after
@@ -230,7 +233,10 @@ def test_a_device_that_gives_up_leaves_what_finished(monkeypatch, capsys):
     interrupt(monkeypatch, 2, RuntimeError("RESOURCE_EXHAUSTED"))
     assert main(["run", "study.toml", "--out", "out"]) == 1
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line == f"memoa: {CELLS[1]}: policy greedy: RESOURCE_EXHAUSTED; 1 of 8 runs are in out"
+    assert (
+        line
+        == f"memoa: {CELLS[1]}: policy greedy: RESOURCE_EXHAUSTED; 1 of 8 runs are in out{GO_ON}"
+    )
     assert summary_of("out")["interrupted"] is True
     assert len(rows_of("out/table.csv")) == 2
 
