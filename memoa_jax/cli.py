@@ -94,6 +94,11 @@ def _add_runs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     _add_cache(run)
     _add_kept(run)
     run.add_argument(
+        "--debug",
+        action="store_true",
+        help="name the operation that first makes a number that is none; slow",
+    )
+    run.add_argument(
         "--distributed",
         metavar="HOST:PORT,COUNT,INDEX",
         help="run as one of COUNT processes, INDEX from 0, that meet at the first one's HOST:PORT; "

@@ -79,6 +79,7 @@ def _carry_out(
     """Do what the config asks for; return the module that reads its summary, and the summary."""
     from memoa_jax import report, study_report, sweep_report, tune_report
     from memoa_jax.config import Study
+    from memoa_jax.config_faults import ConfigError
     from memoa_jax.config_sweep import Sweep
     from memoa_jax.config_tune import TuneConfig
     from memoa_jax.run import run
@@ -93,8 +94,10 @@ def _carry_out(
         check = parsed.check_gradients
         return tune_report, run_tuning(config, folder, say, session, check=check)
     if isinstance(config, Study):
+        if parsed.debug:
+            raise ConfigError(["--debug: allowed in a run of one series, encoder and seed only"])
         return study_report, run_study(config, folder, say, session)
-    return report, run(config, folder, say, session)
+    return report, run(config, folder, say, session, debug=parsed.debug)
 
 
 def _resuming(parsed: argparse.Namespace) -> str | None:

@@ -22,8 +22,9 @@ from memoa_jax.config_file import load, resolved, to_toml
 from memoa_jax.config_sweep import Sweep
 from memoa_jax.figures import FigureError
 from memoa_jax.identity import difference, identity
+from memoa_jax.policy_run import compile_clock
 from memoa_jax.report import to_json, write_files
-from memoa_jax.run import compile_clock, finishing, in_one_line, input_files, manifest
+from memoa_jax.run import finishing, in_one_line, input_files, manifest
 from memoa_jax.sweep_batch import Batch, Figures, Place, Programs, batches
 from memoa_jax.sweep_figures import draw_marginals
 from memoa_jax.sweep_plan import Run, plan

@@ -133,7 +133,7 @@ def told(capsys):
 
 def interrupt(monkeypatch, after, error=KeyboardInterrupt):
     """Make the policy number `after` behave as if Ctrl-C were pressed in it."""
-    from memoa_jax import run
+    from memoa_jax import policy_run as run
 
     calls = []
     real = run.simulate

@@ -164,7 +164,7 @@ def test_a_bad_jax_build_is_code_1(tiny, monkeypatch, capsys):
     ],
 )
 def test_a_device_that_gives_up_is_code_1(tiny, monkeypatch, capsys, error, said):
-    from memoa_jax import run
+    from memoa_jax import policy_run as run
 
     def fail(*_, **__):
         raise error
@@ -186,7 +186,7 @@ def test_results_that_cannot_be_written_are_code_1(tiny, monkeypatch, capsys):
 
 
 def test_a_bug_keeps_its_traceback(tiny, monkeypatch):
-    from memoa_jax import run
+    from memoa_jax import policy_run as run
 
     def broken(*_, **__):
         raise ValueError("Incompatible shapes")

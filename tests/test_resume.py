@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import summary_of, told
 
-from memoa_jax import run
+from memoa_jax import policy_run as run
 from memoa_jax.cli import main
 from memoa_jax.keeper import DiskKeeper
 
