@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import traceback
-from pathlib import Path
+import re
 from typing import Any
 
 import jax
@@ -49,12 +48,6 @@ def _told(error: checkify.Error) -> str | None:
     if told is None:
         return None
     what = told.split("\n", 1)[0].split(" at ")[0].rstrip(".")
-    try:
-        error.throw()
-    except Exception as caught:
-        frames = traceback.extract_tb(caught.__traceback__)
-        here = [one for one in frames if Path(one.filename).parent.name == "memoa_jax"]
-        ours = [one for one in here if Path(one.filename).name != "debug.py"]
-        if ours:
-            return f"{what}, at {Path(ours[-1].filename).name}:{ours[-1].lineno}"
-    return what
+    frames = str(getattr(error.get_exception(), "traceback_info", ""))
+    ours = re.search(r"memoa_jax[/\\](\w+\.py:\d+)", frames)
+    return f"{what}, at {ours[1]}" if ours else what
