@@ -1,10 +1,13 @@
-"""What `memoa doctor` looks at: versions, devices, and whether this jax computes right numbers."""
+"""What `memoa doctor` looks at: versions, disk, devices, and whether this jax computes rightly."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from memoa_jax._version import __version__
 
@@ -14,6 +17,8 @@ BAD_BUILDS = {
     "0.11.1": "computes wrong numbers on some CUDA 13 cards (jax issue 40633)",
 }
 """Releases of jax and jaxlib that pyproject.toml excludes."""
+LEAST_DISK = 10**8
+"""Bytes that should be free: results are small, checkpoints of large populations are not."""
 
 
 def examine() -> Iterator[tuple[bool, str]]:
@@ -27,6 +32,7 @@ def examine() -> Iterator[tuple[bool, str]]:
             yield bad is None, f"{package} {found}" + (f": {bad}; install another" if bad else "")
         except PackageNotFoundError:
             yield False, f"{package} is not installed: pip install memoa-jax"
+    yield _disk(Path.cwd())
     try:
         import jax
 
@@ -41,8 +47,37 @@ def examine() -> Iterator[tuple[bool, str]]:
         yield wide, 'float64 works (dtype = "float64")'
         yield True, "this jax build computes right numbers"
         yield solved
+        yield _precision()
     except Exception as error:  # a doctor tells what is wrong with whatever it meets
         yield False, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _disk(folder: Path) -> tuple[bool, str]:
+    """Tell how much a run can write here."""
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        return False, f"disk: {folder}: {error.strerror}"
+    if not os.access(folder, os.W_OK):
+        return False, f"disk: {folder} cannot be written: give commands another folder by --out"
+    return free >= LEAST_DISK, f"disk: {free / 1e9:.1f} GB free here"
+
+
+def _precision() -> tuple[bool, str]:
+    """Multiply float32 matrices as the games do, and as this device does unasked."""
+    import jax.numpy as jnp
+    import numpy as np
+
+    from memoa_jax.linalg import matmul
+
+    table = np.random.default_rng(0).normal(size=(128, 128))
+    exact, short = table @ table, jnp.asarray(table, jnp.float32)
+    error, unasked = (
+        float(np.max(np.abs(np.asarray(one, np.float64) - exact)) / np.max(np.abs(exact)))
+        for one in (matmul(short, short), jnp.matmul(short, short))
+    )
+    plain = "" if unasked < 1e-5 else f" (unasked, this device rounds to {unasked:.0e})"
+    return error < 1e-5, f"float32 products are right to {error:.0e}{plain}"
 
 
 def _self_check() -> tuple[bool, str]:

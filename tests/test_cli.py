@@ -16,7 +16,7 @@ import pytest
 from helpers import TINY, summary_of, told
 
 import memoa_jax
-from memoa_jax import files, report
+from memoa_jax import doctor, files, report
 from memoa_jax.cli import main
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -250,8 +250,14 @@ def test_doctor_finds_this_machine_well(capsys):
     assert main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert all(line.startswith("ok ") for line in lines)
-    for part in ("jax ", "device", "float64", "dense"):
+    for part in ("jax ", "device", "float64", "dense", "disk: ", "float32 products are right"):
         assert any(part in line for line in lines), part
+
+
+def test_doctor_sees_a_full_disk(monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "LEAST_DISK", 10**30)
+    assert main(["doctor"]) == 1
+    assert "BAD disk: " in capsys.readouterr().out
 
 
 def test_files_are_replaced_whole(tmp_path, monkeypatch):
