@@ -14,6 +14,7 @@ from memoa_jax.config_values import (
     Number,
     Path,
     Seed,
+    Steps,
     Table,
     Text,
     Whole,
@@ -87,21 +88,21 @@ class Periodic(SeriesTable):
     """levels 5, 6, 12, 20 in turn, scaled to [-0.9, 0.9]"""
 
     kind: Literal["periodic"]
-    steps: Count = 200
+    steps: Steps = 200
 
 
 class Logistic(SeriesTable):
     """logistic map whose rate swings through chaos"""
 
     kind: Literal["logistic"]
-    steps: Count = 200
+    steps: Steps = 200
 
 
 class ConceptDrift(SeriesTable):
     """the law from inputs to two targets turns into another half-way"""
 
     kind: Literal["concept_drift"]
-    steps: Count = 200
+    steps: Steps = 200
     outputs: Literal["both", "second"] = "both"
 
 
@@ -109,7 +110,7 @@ class Brownian(SeriesTable):
     """Brownian motion with drift: nothing beats persistence at drift 0"""
 
     kind: Literal["brownian"]
-    steps: Count = 200
+    steps: Steps = 200
     volatility: NonNegative = 0.1
     drift: Number = 0.0
     outputs: Count = 1
@@ -120,7 +121,7 @@ class RandomWalk(SeriesTable):
     """a fair coin per step and output"""
 
     kind: Literal["random_walk"]
-    steps: Count = 200
+    steps: Steps = 200
     size: NonNegative = 0.1
     outputs: Count = 1
     seed: Seed = 0
@@ -130,7 +131,7 @@ class StepChange(SeriesTable):
     """a noisy level that jumps from time to time"""
 
     kind: Literal["step_change"]
-    steps: Count = 200
+    steps: Steps = 200
     every: Count = 50
     jump: NonNegative = 1.0
     noise: NonNegative = 0.05
@@ -141,7 +142,7 @@ class Seasonal(SeriesTable):
     """a wave, a trend and noise"""
 
     kind: Literal["seasonal"]
-    steps: Count = 200
+    steps: Steps = 200
     period: Annotated[
         float, Field(ge=1, allow_inf_nan=False, description="a number of steps >= 1")
     ] = 12.0
@@ -155,7 +156,7 @@ class Co2(SeriesTable):
     """weekly carbon dioxide at Mauna Loa with its real gaps (in the package)"""
 
     kind: Literal["co2"]
-    steps: Count | None = None
+    steps: Steps | None = None
     lags: LagList = Field([0, 1, 52])
 
 
@@ -163,7 +164,7 @@ class Sunspots(SeriesTable):
     """monthly mean sunspot numbers since 1749 (in the package)"""
 
     kind: Literal["sunspots"]
-    steps: Count | None = None
+    steps: Steps | None = None
     lags: LagList = Field([0, 1, 11])
 
 
@@ -172,7 +173,7 @@ class PublicData(SeriesTable):
 
     path: Path | None = None
     window: Literal["main", "validation"] = "main"
-    steps: Count | None = None
+    steps: Steps | None = None
     url: Text | None = None
     cache: Text | None = None
 

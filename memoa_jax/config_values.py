@@ -20,6 +20,7 @@ Inside = Annotated[
 ]
 Whole = Annotated[int, Field(ge=0, le=2**31 - 1, description="a whole number >= 0")]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1, description="a whole number >= 1")]
+Steps = Annotated[int, Field(ge=1, le=10**8, description="a whole number >= 1")]
 Seed = Annotated[int, Field(ge=0, lt=2**32, description="a whole number from 0 to 4294967295")]
 Flag = Annotated[bool, Field(description="true or false")]
 Label = Annotated[

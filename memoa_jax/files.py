@@ -95,7 +95,8 @@ def only_writer(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise LockedError(f"{folder}: {_holder(stream)} writes here: allowed is one") from None
+            allowed = "allowed is one at a time, or another folder"
+            raise LockedError(f"{folder}: {_holder(stream)} writes here: {allowed}") from None
         except OSError:  # a file system without locks
             yield
             return

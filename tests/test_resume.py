@@ -10,6 +10,7 @@ from helpers import summary_of, told
 
 from memoa_jax import policy_run as run
 from memoa_jax.cli import main
+from memoa_jax.files import only_writer
 from memoa_jax.keeper import DiskKeeper
 
 TEXT = """
@@ -215,6 +216,16 @@ def test_a_disk_that_is_full_is_told_and_costs_no_result(monkeypatch, capsys):
     assert main(["run", "--resume", "runs/kept"]) == 0
     assert "greedy: goes on from 8 of 31" in capsys.readouterr().err
     assert arrays_of("runs/kept") == arrays_of("whole")
+
+
+def test_two_runs_do_not_write_in_one_folder(capsys):
+    Path("runs/kept").mkdir(parents=True)
+    with only_writer(Path("runs/kept")):
+        assert main(["run", "kept.toml"]) == 2
+    (line,) = told(capsys)
+    assert line.startswith("memoa: --out runs/kept: process ")
+    assert line.endswith(" writes here: allowed is one at a time, or another folder")
+    assert main(["run", "kept.toml"]) == 0
 
 
 def test_a_short_run_keeps_nothing(monkeypatch):
