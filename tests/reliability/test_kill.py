@@ -108,13 +108,15 @@ def kill_and_go_on(folder, out, chance):
     process = start(folder, *(("--resume", out) if kept else ("--out", out, "--fresh")))
     inside, marker = chance.random() < 0.5, folder / "saving"
     marker.unlink(missing_ok=True)
-    for line in process.stderr:
-        if "goes on from" in line or ": needs" in line or ": is there" in line:
-            break
-    until = time.monotonic() + chance.uniform(0.0, 1.5)
+    # A few die before they have anything to lose; the others after their first save.
+    early = chance.random() < 0.05
+    until = time.monotonic() + chance.uniform(0.0, 4.0) if early else None
     while process.poll() is None:
-        if time.monotonic() >= until and (not inside or marker.exists()):
-            break
+        if until is None and marker.exists():
+            until = time.monotonic() + chance.uniform(0.0, 1.0)
+        if until is not None and time.monotonic() >= until:
+            if early or not inside or marker.exists():
+                break
         time.sleep(0.0005)
     where = "saving" if marker.exists() else "elsewhere"
     process.send_signal(signal.SIGKILL)
