@@ -114,9 +114,9 @@ def kill_and_go_on(folder, out, chance):
     while process.poll() is None:
         if until is None and marker.exists():
             until = time.monotonic() + chance.uniform(0.0, 1.0)
-        if until is not None and time.monotonic() >= until:
-            if early or not inside or marker.exists():
-                break
+        due = until is not None and time.monotonic() >= until
+        if due and (early or not inside or marker.exists()):
+            break
         time.sleep(0.0005)
     where = "saving" if marker.exists() else "elsewhere"
     process.send_signal(signal.SIGKILL)
