@@ -117,21 +117,19 @@ def _resuming(parsed: argparse.Namespace) -> str | None:
 
 def _session(
     parsed: argparse.Namespace, config: Config | Study, folder: Path, say: Callable[[str], None]
-) -> Session | None:
-    """Return what keeps a run; None where several processes share it."""
+) -> Session:
+    """Return what keeps a run, having claimed its folder."""
     import jax
+    from jax.experimental import multihost_utils
 
-    from memoa_jax.config_faults import ConfigError
     from memoa_jax.identity import identity, versions
     from memoa_jax.session import Session
 
-    if jax.process_count() > 1:
-        if parsed.resume is not None:
-            raise ConfigError(["--resume with --distributed: allowed is one process"])
-        return None
     same = {**identity(config), "versions": versions(), "backend": jax.default_backend()}
     session = Session(folder, same, parsed.checkpoint_every, parsed.stop, say)
     session.claim(resume=parsed.resume is not None, fresh=parsed.fresh)
+    if jax.process_count() > 1:  # nobody reads what the first one is still clearing away
+        multihost_utils.sync_global_devices("claimed")
     return session
 
 

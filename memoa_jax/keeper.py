@@ -7,6 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
 from memoa_jax.checkpoint import DamagedError, Store, from_arrays, to_arrays
 from memoa_jax.keeping import Kept
 from memoa_jax.stopping import Stop
@@ -18,7 +22,7 @@ ROOT = "kept"
 
 @dataclass
 class DiskKeeper:
-    """A `Keeper` with a store of its own.
+    """A `Keeper` with a store of its own. Of several processes the first one writes, all read.
 
     Args:
       store: where.
@@ -73,17 +77,34 @@ class DiskKeeper:
           KeyboardInterrupt: if somebody asks, after it was kept.
         """
         due = self.every is not None and time.monotonic() - self._last >= self.every
-        if not (due or self.stop.asked):
+        due, asked = agreed(due, self.stop.asked)
+        if not (due or asked):
             return
+        kept = keep()
+        result = None if self.on_partial is None or partial is None else partial()
         try:
-            self.prepare()
-            kept = keep()
-            facts = {"run": kept.facts, "progress": [done, of]}
-            self.store.save(to_arrays(kept.tree, ROOT), facts)
+            if jax.process_index() == 0:
+                self.prepare()
+                facts = {"run": kept.facts, "progress": [done, of]}
+                self.store.save(to_arrays(kept.tree, ROOT), facts)
             if self.on_partial is not None and partial is not None:
-                self.on_partial(done, of, partial())
+                self.on_partial(done, of, result)
         except OSError as error:
             self.say(f"cannot be kept at {done:,} of {of:,} ({error.strerror or error})")
         self._last = time.monotonic()
-        if self.stop.asked:
+        if asked:
             raise KeyboardInterrupt
+
+
+def agreed(*flags: bool) -> tuple[bool, ...]:
+    """Return which flags are up in any of the processes of a run; all of them ask at once.
+
+    Example:
+      >>> agreed(True, False)
+      (True, False)
+    """
+    if jax.process_count() == 1:
+        return flags
+    gathered = np.asarray(multihost_utils.process_allgather(np.asarray(flags)))
+    each = gathered.reshape(-1, len(flags))
+    return tuple(bool(np.any(each[:, k])) for k in range(len(flags)))

@@ -5,6 +5,7 @@
 
 A part is under way (a `DiskKeeper` keeps it) or finished. Nothing is written before work has
 taken as long as `every` says, or somebody asks to stop; when all is done, all of it is removed.
+Of several processes, which share the folder, the first one writes.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from memoa_jax.checkpoint import Arrays, Checkpoint, Store, read_sealed, sealed
 from memoa_jax.config_faults import ConfigError
 from memoa_jax.files import remove, remove_temporaries, replace
 from memoa_jax.identity import difference
-from memoa_jax.keeper import DiskKeeper
+from memoa_jax.keeper import DiskKeeper, agreed
 from memoa_jax.stopping import Stop
 
 FOLDER, IDENTITY = "checkpoint", "identity.json"
@@ -54,7 +57,8 @@ class Session:
             config, or none where there should be some.
         """
         path = self._root / IDENTITY
-        remove_temporaries(self.folder)
+        if jax.process_index() == 0:
+            remove_temporaries(self.folder)
         if fresh:
             self.clear()
         elif not path.exists():
@@ -109,7 +113,7 @@ class Session:
         Raises:
           KeyboardInterrupt: if somebody has.
         """
-        if self.stop.asked:
+        if agreed(self.stop.asked)[0]:
             raise KeyboardInterrupt
 
     def finished(self, name: str) -> Checkpoint | None:
@@ -140,6 +144,8 @@ class Session:
         Raises:
           OSError: if it cannot be written; it waits on.
         """
+        if jax.process_index() > 0:
+            return
         self._root.mkdir(parents=True, exist_ok=True)
         if not (self._root / IDENTITY).exists():
             replace(self._root / IDENTITY, sealed(self.identity))
@@ -152,12 +158,16 @@ class Session:
         """Remove the parts whose names begin so: what they were parts of is finished."""
         for name in [name for name in self._waiting if name.startswith(within)]:
             del self._waiting[name]
+        if jax.process_index() > 0:
+            return
         for part in self._root.glob(f"{within}*"):
             Store(part).clear()
 
     def clear(self) -> None:
         """Remove all that is kept."""
         self._waiting.clear()
+        if jax.process_index() > 0:
+            return
         remove(self._root / IDENTITY)  # first: without it the rest is nothing
         if self._root.is_dir():
             for part in sorted(self._root.iterdir()):

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
 SCRIPT = textwrap.dedent(
     """
     import hashlib
@@ -26,10 +28,12 @@ SCRIPT = textwrap.dedent(
     assert jax.device_count() == 4
     placement.AGENTS_PER_CALL = 256  # many calls, and not a multiple of the devices
     mesh = Mesh(np.array(jax.devices()), ("agents",))
-    for policy, options in (
+    CASES = (
         (decentralized(game="forecast"), {"schedule": "stream", "block": 128}),
         (greedy(GameCost(effort=50.0)), {"mesh": mesh, "reproducible": True}),
-    ):
+    )
+
+    def run(policy, options):
         result = simulate(
             brownian(12), random_features(3), policy, ridge_mixture(), num_agents=5003,
             key=jax.random.key(0), keep_costs=True, record=Record(agents=(0, 5002)), **options,
@@ -38,13 +42,46 @@ SCRIPT = textwrap.dedent(
                   result.recorded["prediction"], result.status]
         assert arrays[0].shape == (5003,)
         bits = b"".join(np.asarray(one).tobytes() for one in arrays)
-        found = hashlib.sha256(bits).hexdigest(), float(result.summary.worst_agent_cost)
-        print("\\nFOUND", *found, flush=True)
+        return hashlib.sha256(bits).hexdigest(), float(result.summary.worst_agent_cost)
     """
 )
 
 
-def start(processes):
+EACH = """
+for policy, options in CASES:
+    print("\\nFOUND", *run(policy, options), flush=True)
+"""
+KEPT = textwrap.dedent(
+    """
+    import sys
+    from pathlib import Path
+    from memoa_jax.checkpoint import Store
+    from memoa_jax.keeper import DiskKeeper
+    from memoa_jax.stopping import Stop
+
+    class Noted(DiskKeeper):
+        offers = 0
+
+        def offer(self, *arguments):
+            Noted.offers += 1
+            if ends and Noted.offers == 2 and jax.process_index() == count - 1:
+                self.stop.signal = 2  # one of them is asked to stop; all do
+            super().offer(*arguments)
+
+    folder, ends = Path(sys.argv[4]), sys.argv[5] == "ends"
+    for number, (policy, options) in enumerate(CASES):
+        Noted.offers = 0
+        keeper = Noted(Store(folder / str(number)), None, Stop(), print)
+        try:
+            found = run(policy, options | {"keeper": keeper, "chunk": 4})
+            print("\\nFOUND", *found, flush=True)
+        except KeyboardInterrupt:
+            print("\\nENDED", flush=True)
+    """
+)
+
+
+def start(processes, *words, script=None):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -53,9 +90,10 @@ def start(processes):
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // processes}",
     }
+    python = [sys.executable, "-c", script or SCRIPT + EACH]
     return [
         subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, address, str(processes), str(number)],
+            [*python, address, str(processes), str(number), *words],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -82,3 +120,20 @@ def test_two_processes_and_one_give_the_same_bits():
     assert len(first) == 2
     assert first == second
     assert first == told(start(1)[0])
+
+
+def stopped(process):
+    output, complaint = process.communicate(timeout=300)
+    assert process.returncode == 0, complaint[-3000:]
+    return output.count("ENDED")
+
+
+@pytest.mark.slow
+def test_two_processes_are_stopped_as_one_and_any_number_goes_on(tmp_path):
+    whole = told(start(1)[0])
+    assert len(whole) == 2
+    for processes in (2, 1):
+        folder = str(tmp_path / str(processes))
+        assert [stopped(one) for one in start(2, folder, "ends", script=SCRIPT + KEPT)] == [2, 2]
+        for one in start(processes, folder, "goes on", script=SCRIPT + KEPT):
+            assert told(one) == whole
