@@ -100,14 +100,13 @@ def bits(result):
     ("policy", "case"),
     [
         ("greedy", "resident"),
-        ("decentralized", "resident"),
+        ("forecast", "late"),
+        ("decentralized", "stream"),
         *(
             pytest.param(policy, "resident", marks=pytest.mark.slow)
-            for policy in ("offline", "centralized", "forecast")
+            for policy in ("decentralized", "offline", "centralized", "forecast")
         ),
-        ("forecast", "late"),
-        ("decentralized", "sharded"),
-        ("decentralized", "stream"),
+        pytest.param("decentralized", "sharded", marks=pytest.mark.slow),
         *(pytest.param(one, "stream", marks=pytest.mark.slow) for one in ("greedy", "forecast")),
     ],
 )

@@ -63,7 +63,6 @@ def agree(policy, measure, temperature, *, block, mode="forward", start=START):
     ("policy", "measure", "temperature", "block", "mode"),
     [
         ("forecast", "server_rmse", 0.0, 5, "forward"),
-        ("forecast", "server_rmse", 0.0, 5, "reverse"),
         ("greedy", "worst_agent_cost", 0.2, 8, "reverse"),
         *(
             pytest.param(policy, measure, temperature, 5, mode, marks=pytest.mark.slow)

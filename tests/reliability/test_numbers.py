@@ -47,11 +47,17 @@ SERIES = {
 }
 
 
+QUICK = [("greedy", "zero"), ("decentralized", "rank deficient"), ("forecast", "constant")]
+EVERY = [(policy, kind) for policy in POLICIES for kind in SERIES]
+
+
 @pytest.mark.parametrize(
-    "steps", [600, pytest.param(100_000, marks=pytest.mark.slow)], ids=["600", "100000"]
+    ("policy", "kind", "steps"),
+    [
+        *((*one, 600) for one in QUICK),
+        *(pytest.param(*one, 100_000, marks=pytest.mark.slow) for one in EVERY),
+    ],
 )
-@pytest.mark.parametrize("kind", SERIES)
-@pytest.mark.parametrize("policy", POLICIES)
 def test_figures_are_finite_or_flagged_whatever_is_forgotten(policy, kind, steps):
     lived = make_series(*SERIES[kind](steps), name=kind)
     encoder = echo_state(3) if kind == "rank deficient" else random_features(3)
