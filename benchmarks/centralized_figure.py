@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from memoa_jax.figures import COLOURS
+from memoa_jax.figure_style import COLOURS
 
 BLUE, ORANGE, GREEN, PURPLE, BLACK = (COLOURS[i] for i in (0, 1, 2, 3, 6))
 JOINT = {

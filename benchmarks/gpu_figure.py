@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scaling_figure import decades, dress, saved
 
-from memoa_jax.figures import COLOURS
+from memoa_jax.figure_style import COLOURS
 
 BLUE, ORANGE, GREY = COLOURS[0], COLOURS[1], "0.45"
 SCHEDULES = {

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
-from memoa_jax.figures import COLOURS, MARKERS
+from memoa_jax.figure_style import COLOURS, MARKERS
 
 POLICIES = {
     "greedy": "greedy, window 20",

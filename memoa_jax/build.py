@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,11 +19,12 @@ from memoa_jax.config_faults import ConfigError
 from memoa_jax.config_file import put
 from memoa_jax.config_series import SERIES, Boc, Ett, OwnTable, PublicData
 from memoa_jax.config_values import Table, kind_of
+from memoa_jax.draws import seed_words
 from memoa_jax.game import GameCost
 from memoa_jax.recording import Record
 from memoa_jax.series import SERIES_KINDS
 from memoa_jax.timeseries import Series, part
-from memoa_jax.types import Encoder, Mixture, Participation, Policy
+from memoa_jax.types import Agents, Encoder, Mixture, Participation, Policy
 
 MIXTURE_KINDS: Mapping[str, Callable[..., Mixture]] = {
     "ridge": mixture.ridge_mixture,
@@ -179,6 +181,16 @@ def present(config: Config, points: int) -> Participation | None:
     return participation.given_participation(mask[:points])
 
 
+def attendance(config: Config, points: int, agents: tuple[int, ...]) -> NDArray[np.bool_] | None:
+    """Return whose predictions count at each of `points` points, [n, m]; None is everybody's."""
+    built = present(config, points)
+    if built is None:
+        return None
+    key = seed_words(jax.random.key(config.seed))
+    some = Agents(index=jnp.asarray(agents, jnp.uint32), key=key)
+    return np.asarray(participation.attendance(built, some, points))
+
+
 def record(config: Config) -> Record | None:
     """Build the record, or None; agents named by default but not there are left out."""
     table = config.record
@@ -218,6 +230,6 @@ def simulation(
         "participation": present(config, series.num_points),
         "dtype": config.dtype,
         "mesh": mesh(config),
-        **config.run.model_dump(exclude={"uncoupled", "devices"}),
+        **config.run.model_dump(exclude={"uncoupled", "devices", "sample"}),
     }
     return (series, encoder, policy(table), server_mixture(config)), options

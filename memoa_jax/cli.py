@@ -74,6 +74,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     verify.set_defaults(command=_verify)
 
+    report = commands.add_parser(
+        "report", help="draw a folder of results as one HTML page and PNGs"
+    )
+    report.add_argument("folder", metavar="DIR", type=Path, help="of a run, sweep, tune or verify")
+    report.add_argument(
+        "--out", metavar="DIR", type=Path, help="folder for page and figures (default: the same)"
+    )
+    report.add_argument(
+        "--verification",
+        metavar="FILE",
+        type=Path,
+        help="of memoa verify, or its folder (default: what DIR holds)",
+    )
+    report.add_argument(
+        "--scaling",
+        metavar="FILE",
+        type=Path,
+        help="of benchmarks/scaling.py, likewise: scaling.json",
+    )
+    report.set_defaults(command=_report)
+
     validate = commands.add_parser("validate", help="check a config and tell every fault")
     _add_config(validate)
     validate.set_defaults(command=_validate)
@@ -103,6 +124,9 @@ def _add_runs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         metavar="HOST:PORT,COUNT,INDEX",
         help="run as one of COUNT processes, INDEX from 0, that meet at the first one's HOST:PORT; "
         "or auto, where the cluster tells",
+    )
+    run.add_argument(
+        "--plot", action="store_true", help="draw the report, too (the extra plot; memoa report)"
     )
     run.set_defaults(command=_run, kind="run")
 
@@ -264,6 +288,12 @@ def _verify(parsed: argparse.Namespace) -> int:
     if failed:
         return fail(FAILED, f"does not hold: {'; '.join(failed)}")
     return OK
+
+
+def _report(parsed: argparse.Namespace) -> int:
+    from memoa_jax.cli_report import report_folder
+
+    return report_folder(parsed)
 
 
 def _doctor(_: argparse.Namespace) -> int:

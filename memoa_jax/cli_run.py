@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from memoa_jax.cli_report import after_run, missing
 from memoa_jax.console import FAILED, OK, WRONG, fail, load_config, prepare, shown, tell
 from memoa_jax.files import LockedError, only_writer
 
@@ -28,6 +29,8 @@ def run_config(parsed: argparse.Namespace) -> int:
     fault = prepare(folder)
     if fault is None and parsed.cache is not None:
         fault = prepare(parsed.cache, "--cache")
+    plot = getattr(parsed, "plot", False)
+    fault = fault or (missing() if plot else None)
     fault = fault or _start_jax(parsed, config)
     if fault:
         return fail(WRONG, fault)
@@ -52,6 +55,7 @@ def run_config(parsed: argparse.Namespace) -> int:
         return fail(FAILED, f"{folder}: results cannot be written ({error.strerror})")
     if first:
         print(shown(parsed, summary, reader.table), end="")
+        after_run(folder, plot=plot)
     say(f"results in {folder}")
     if summary["interrupted"]:
         stop, left = parsed.stop, ", ".join(reader.left(summary))

@@ -220,6 +220,7 @@ class Run(Table):
     block: Count | None = None
     devices: Count | None = None
     reproducible: Flag = False
+    sample: Whole = 100
     containment: Containment = "report"
 
 

@@ -32,7 +32,9 @@ def watched(arguments: tuple[Any, ...], options: dict[str, Any]) -> tuple[Result
     if options.get("schedule", "resident") != "resident" or options.get("mesh") is not None:
         raise ValueError('--debug: allowed is run.schedule = "resident" without run.devices')
     key = options["key"]
-    others = {name: value for name, value in options.items() if name not in ("key", "keeper")}
+    # Costs are counted on the host, out of reach of a transformation.
+    without = ("key", "keeper", "count_costs")
+    others = {name: value for name, value in options.items() if name not in without}
 
     def run(key: Any) -> Result:
         return simulate(*arguments, key=key, **others)

@@ -1,24 +1,15 @@
-"""Figures, drawn with matplotlib where it is installed: the extra `plot`.
-
-Colours are Okabe and Ito's, which colour-blind readers tell apart; series differ by marker too.
-"""
+"""Figures of `memoa verify`, drawn with matplotlib where it is installed: the extra `plot`."""
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from memoa_jax.figure_style import COLOURS, MARKERS, FigureError, picture, require, styled
 from memoa_jax.files import replace
-
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-
-
-class FigureError(Exception):
-    """Why a figure could not be drawn, in one line."""
 
 
 def draw_verification(report: Mapping[str, Any], path: Path) -> None:
@@ -31,26 +22,36 @@ def draw_verification(report: Mapping[str, Any], path: Path) -> None:
     Raises:
       FigureError: if matplotlib is not installed, or nothing was measured that has a picture.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise FigureError("matplotlib is not installed: pip install 'memoa-jax[plot]'") from error
+    require()
+    drawn = list(panels(report).values())
+    if not drawn:
+        raise FigureError("none of the parts that were run has one")
+    columns = min(3, len(drawn))
+    rows = -(-len(drawn) // columns)
+    with styled(4.2 * rows, 5.2 * columns) as figure:
+        for place, draw in enumerate(drawn):
+            draw(figure.add_subplot(rows, columns, place + 1))
+        replace(path, picture(figure))
+
+
+def panels(report: Mapping[str, Any]) -> dict[str, Callable[[Any], None]]:
+    """Return by part what draws the parts that were run on axes; those without a picture are not.
+
+    Args:
+      report: as verification.json holds it.
+    """
     data: dict[str, Any] = {}
     for one in report["statements"]:
         data.setdefault(one["part"], {})[one["name"]] = one["data"]
-    panels = [
-        (draw, data[part]) for part, draw in _PANELS.items() if any(data.get(part, {}).values())
-    ]
-    if not panels:
-        raise FigureError("none of the parts that were run has one")
-    columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(5.2 * columns, 4.2 * rows), layout="constrained")
-    for place, (draw, found) in enumerate(panels):
-        draw(figure.add_subplot(rows, columns, place + 1), found)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=150)
-    replace(path, picture.getvalue())
+    return {
+        part: partial(_draw, draw, data[part])
+        for part, draw in _PANELS.items()
+        if any(data.get(part, {}).values())
+    }
+
+
+def _draw(draw: Callable[[Any, Any], None], found: Any, axes: Any) -> None:
+    draw(axes, found)
 
 
 def _numbers(values: Iterable[float | None]) -> list[float]:
@@ -74,8 +75,7 @@ def _errors(axes: Any, found: Mapping[str, Any], title: str, ylabel: str) -> Non
             )
             drawn += 1
     axes.set(title=title, xlabel="number of agents N", ylabel=ylabel)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    axes.legend()
 
 
 def _convergence(axes: Any, found: Mapping[str, Any]) -> None:
@@ -108,8 +108,7 @@ def _anarchy(axes: Any, found: Mapping[str, Any]) -> None:
         xlabel="weight of the ensemble's error",
         ylabel="Nash cost / team cost",
     )
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    axes.legend()
 
 
 def _monte_carlo(axes: Any, found: Mapping[str, Any]) -> None:
@@ -135,7 +134,6 @@ def _monte_carlo(axes: Any, found: Mapping[str, Any]) -> None:
         ylabel="standard errors",
         ylim=(-5.5, 7.5),
     )
-    axes.grid(alpha=0.3)
     axes.legend(fontsize=7, loc="upper right")
 
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from memoa_jax.arguments import number
 from memoa_jax.draws import Stream, uniforms
-from memoa_jax.types import Agents, Array, Scalar, Tree, record
+from memoa_jax.types import Agents, Array, Participation, Scalar, Tree, record
 
 
 def _chance(agents: Agents, step: Array | int) -> Array:
@@ -179,3 +180,23 @@ def given_participation(mask: Any) -> GivenParticipation:
     if values.dtype != bool and not np.isin(values, (0, 1)).all():
         raise ValueError("given_participation: mask: allowed is True and False, or 1 and 0")
     return GivenParticipation(jnp.asarray(values.astype(bool)))
+
+
+def attendance(participation: Participation, agents: Agents, points: int) -> Array:
+    """Return whose predictions count, [points, N] bool; O(points N).
+
+    Row t holds who was present at step t - 1, when y_t was predicted; in row 0 everybody counts.
+
+    Example:
+      >>> given = given_participation([[True, False], [True, True], [True, True]])
+      >>> some = Agents(index=jnp.arange(2, dtype=jnp.uint32), key=jnp.zeros(2, jnp.uint32))
+      >>> attendance(given, some, 3).tolist()
+      [[True, True], [True, False], [True, True]]
+    """
+
+    def body(state: Tree, step: Array) -> tuple[Tree, Array]:
+        return participation.present(state, agents, step)
+
+    start = participation.init(agents, points)
+    _, present = lax.scan(body, start, jnp.arange(points, dtype=jnp.int32))
+    return jnp.concatenate([jnp.ones_like(present[:1]), present[:-1]])

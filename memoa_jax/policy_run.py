@@ -12,13 +12,14 @@ import jax
 import jax.monitoring
 import numpy as np
 
-from memoa_jax import build, preflight
+from memoa_jax import build, preflight, sample
 from memoa_jax.checkpoint import Checkpoint
 from memoa_jax.choices import METRICS
 from memoa_jax.config import POLICIES, Config
 from memoa_jax.debug import watched
 from memoa_jax.keeping import Keeper
 from memoa_jax.metrics import Summary
+from memoa_jax.recording import Record
 from memoa_jax.report import Finished
 from memoa_jax.series import Series
 from memoa_jax.session import Session
@@ -56,6 +57,7 @@ class PolicyRun:
     session: Session | None
     name: str
     debug: bool
+    sampled: bool = False
     seconds: float = 0.0
     compile_seconds: float = 0.0
     kept: Checkpoint | None = None
@@ -96,8 +98,7 @@ class PolicyRun:
             f"server/{label}": np.asarray(result.server)[:rows],
             f"mean_field/{label}": np.asarray(result.mean_field)[:rows],
         }
-        for field, values in (result.recorded or {}).items():
-            trajectories[f"recorded/{label}/{field}"] = np.asarray(values)[: self._recorded(rows)]
+        trajectories |= self._of_agents(result, rows)
         names = (*METRICS, "best_readout_worst_cost")
         notes = explain(result.status) + told(result.trouble, self.config.run.containment)
         if self.debug:
@@ -116,13 +117,58 @@ class PolicyRun:
             trajectories=trajectories,
         )
 
-    def _recorded(self, rows: int | None) -> int | None:
-        """Return how many of the recorded steps are among the first rows."""
-        steps = None if self.config.record is None else self.config.record.steps
-        return rows if rows is None or steps is None else sum(step < rows for step in steps)
+    def _of_agents(self, result: Result, rows: int | None) -> dict[str, Any]:
+        """Return what is kept of single agents: those recorded, the sample's band, all costs."""
+        arrays, label = {}, self.label
+        recorded = {name: np.asarray(values)[:rows] for name, values in result.recorded.items()}
+        asked = build.record(self.config)
+        if asked is not None:
+            steps = range(self.series.num_points) if asked.steps is None else asked.steps
+            kept = [step for step in steps if rows is None or step < rows]
+            for name in asked.fields:
+                own = recorded[name][:, : len(asked.agents)]
+                arrays[f"recorded/{label}/{name}"] = own[kept]
+        agents = self._sample
+        if agents:
+            places = [self._record(asked).agents.index(agent) for agent in agents]
+            present = build.attendance(self.config, self.series.num_points, agents)
+            present = None if present is None else present[:rows]
+            middle, lost = sample.band(recorded["prediction"][:, places], present)
+            arrays["band/agents"] = np.array(agents)
+            arrays["band/levels"] = np.array(sample.LEVELS)
+            arrays[f"band/{label}/quantiles"], arrays[f"band/{label}/lost"] = middle, lost
+        if result.cost_counts is not None:
+            edges, counts = result.cost_counts.coarse()
+            arrays[f"costs/{label}/edges"], arrays[f"costs/{label}/counts"] = edges, counts
+            arrays[f"costs/{label}/lost"] = result.cost_counts.lost
+        return arrays
+
+    @property
+    def _sample(self) -> tuple[int, ...]:
+        """The agents that the report's band is of."""
+        if not self.sampled:
+            return ()
+        asked, outputs = build.record(self.config), self.series.targets.shape[1]
+        features = self.encoder.features
+        sizes = {"control": features, "features": outputs * features, "weights": 1}
+        others = () if asked is None else asked.fields
+        width = outputs + sum(sizes.get(name, 0) for name in others)
+        most = self.config.run.sample
+        return sample.chosen(self.config.agents, most, self.series.num_points, width)
+
+    def _record(self, asked: Record | None) -> Record:
+        """Return what to record: for the user, whose agents come first, and for the sample."""
+        asked = Record(agents=(), fields=()) if asked is None else asked
+        return Record(
+            agents=(*asked.agents, *(a for a in self._sample if a not in asked.agents)),
+            fields=tuple(dict.fromkeys((*asked.fields, "prediction"))),
+        )
 
     def _arguments(self) -> tuple[Any, dict[str, Any]]:
-        return build.simulation(self.config, self.series, self.encoder, self.table)
+        arguments, options = build.simulation(self.config, self.series, self.encoder, self.table)
+        if self._sample:
+            options["record"] = self._record(options["record"])
+        return arguments, {**options, "count_costs": self.sampled}
 
     def _keeper(self, partial: Callable[[int, int, Any], None]) -> Keeper | None:
         """Return what keeps the run, unless somebody has asked to stop before it."""

@@ -80,7 +80,9 @@ def run(
         return summary
 
     summary = written(
-        compare(config, series, encoder, say, session, on_partial=written, debug=debug)
+        compare(
+            config, series, encoder, say, session, sampled=True, on_partial=written, debug=debug
+        )
     )
     if session is not None and not summary["interrupted"]:
         session.clear()
@@ -95,6 +97,7 @@ def compare(
     session: Session | None = None,
     *,
     within: str = "",
+    sampled: bool = False,
     on_partial: Callable[[Comparison], Any] | None = None,
     debug: bool = False,
 ) -> Comparison:
@@ -107,6 +110,7 @@ def compare(
       say: receives one line of progress per policy.
       session: keeps each policy's run.
       within: begins the names under which it does.
+      sampled: whether to keep what a report shows of single agents.
       on_partial: given all that is known whenever a run is kept on its way.
       debug: see `run`.
 
@@ -137,7 +141,7 @@ def compare(
     runs = []
     for index, (label, table) in enumerate(planned.items()):  # all of them, before any computes
         name = f"{within}policy-{index}"
-        one = PolicyRun(config, series, encoder, label, table, session, name, debug)
+        one = PolicyRun(config, series, encoder, label, table, session, name, debug, sampled)
         with in_one_line(f"policy {label}: "):
             words = one.prepare()
         say(f"{label}: {words}")

@@ -16,9 +16,11 @@ from jax.sharding import Mesh
 
 from memoa_jax.arguments import one_of, whole
 from memoa_jax.choices import Containment
+from memoa_jax.cost_counts import CostCounts
 from memoa_jax.draws import seed_words
 from memoa_jax.keeping import Keeper
 from memoa_jax.loop import State
+from memoa_jax.mesh import everything
 from memoa_jax.metrics import Summary, summarise
 from memoa_jax.placement import cut
 from memoa_jax.recording import Record, check
@@ -47,7 +49,8 @@ class Result:
     `server` [n, d] and `mean_field` [n, d]: row t is the prediction of y_t made before it was
     seen (row 0 is y_0); `forecast` [d] is the server's prediction of the point after the last.
     `agent_costs` [N] are cumulative squared errors (None where they were not kept; in NumPy, on
-    the host, from a stream). `recorded`
+    the host, from a stream), `cost_counts` how many agents had which cost per row (None unless
+    asked for). `recorded`
     maps fields to arrays [steps, agents, ...]. `state` is what a continuation would start from
     (None for a stream). `status` holds the bits of `Status`, `trouble` the first agent that was
     no number (or, where wild agents are contained, ran away): when, who, and in what.
@@ -57,6 +60,7 @@ class Result:
     mean_field: Array
     forecast: Array
     agent_costs: Array | np.ndarray | None
+    cost_counts: CostCounts | None
     summary: Summary
     recorded: dict[str, Array]
     state: State | None
@@ -83,6 +87,7 @@ def simulate(
     mesh: Mesh | None = None,
     reproducible: bool = False,
     keep_costs: bool | None = None,
+    count_costs: bool = False,
     containment: Containment = "report",
     keeper: Keeper | None = None,
 ) -> Result:
@@ -130,6 +135,8 @@ def simulate(
         devices, and what the server makes of them is the same up to rounding. Else all of it is
         the same up to the rounding of sums over N. A stream is always the same bits.
       keep_costs: whether to return every agent's cost; default True for a resident run.
+      count_costs: whether to return how many agents had which cost (`Result.cost_counts`), which
+        takes a stream no memory that grows with N. Not under a transformation.
       containment: of agents whose predictions are no finite numbers or, but for "report", exceed
         `trouble.FAR` times the largest target seen. "report" leaves them where they are: one that
         is no number then shows in every sum over the population. "exclude" leaves them out from
@@ -175,6 +182,7 @@ def simulate(
         mesh=mesh,
         reproducible=reproducible,
         keep_costs=keep_costs,
+        count_costs=count_costs,
         containment=containment,
     )
     record = Record(agents=(), fields=()) if record is None else record
@@ -189,6 +197,7 @@ def simulate(
             mean_field=info.mean_field,
             forecast=lived.forecast,
             agent_costs=None if keep_costs is False else lived.costs,
+            cost_counts=_counted(lived, num_agents) if count_costs else None,
             summary=summarise(*figures),
             recorded=_kept(record, info.recorded),
             state=lived.state,
@@ -219,6 +228,7 @@ def prepare(
     mesh: Mesh | None = None,
     reproducible: bool = False,
     keep_costs: bool | None = None,
+    count_costs: bool = False,
     containment: Containment = "report",
 ) -> Prepared | Stream:
     """Check the arguments of `simulate`, which see, and prepare the run that they ask for.
@@ -283,7 +293,15 @@ def prepare(
         best_readout=best_readout,
         keep_costs=bool(keep_costs),
         containment=containment,
+        count_costs=count_costs,
     )
+
+
+def _counted(lived: Lived, agents: int) -> CostCounts:
+    """Count the agents of a resident run by their cost per row, on the host."""
+    taken = lived.state.totals.taken
+    rows = lived.steps if taken is None else everything(taken)[:agents]
+    return CostCounts.none().add(lived.costs, rows)
 
 
 def _streamed(found: Streamed, choice: Record, series: Series) -> Result:
@@ -295,6 +313,7 @@ def _streamed(found: Streamed, choice: Record, series: Series) -> Result:
         mean_field=mean_field,
         forecast=jnp.asarray(found.forecast),
         agent_costs=found.costs,
+        cost_counts=found.counts,
         summary=summarise(tally, jnp.int32(found.steps), series, server, mean_field),
         recorded=_kept(choice, found.recorded),
         state=None,

@@ -96,6 +96,7 @@ class Stream:
     best_readout: bool
     keep_costs: bool
     containment: Containment = "report"
+    count_costs: bool = False
     steps_kept: int | None = None
     """Steps between two states that are kept for going back (None: nobody goes back)."""
 
@@ -157,7 +158,7 @@ class Stream:
             shape=self.plan.shape,
             fields=self.choice.fields,
             best_readout=self.best_readout,
-            keep_costs=self.keep_costs,
+            keep_costs=self.keep_costs or self.count_costs,
             containment=self.containment,
             steps_kept=self.steps_kept,
         )

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from memoa_jax.cost_counts import BINS, CostCounts
 from memoa_jax.keeping import Keeper, Kept
 from memoa_jax.placement import deal
 from memoa_jax.stream import Stream
@@ -20,6 +21,10 @@ from memoa_jax.sums import Sums, shapes
 from memoa_jax.totals import Tally, joined
 from memoa_jax.trouble import Trouble, earliest
 from memoa_jax.types import MixtureSurvey, Tree
+
+_COUNTS = CostCounts(
+    *(jax.ShapeDtypeStruct(shape, np.dtype(np.int64)) for shape in ((BINS,), ()))  # type: ignore[arg-type]
+)
 
 
 class Streamed(NamedTuple):
@@ -31,6 +36,7 @@ class Streamed(NamedTuple):
     tally: Tally
     steps: int
     costs: np.ndarray | None
+    counts: CostCounts | None
     recorded: dict[str, np.ndarray]
     status: int
     trouble: Trouble
@@ -49,11 +55,12 @@ class Going:
     total: Sums = dataclasses.field(default_factory=Sums)
     tally: Tally | None = None
     costs: list[np.ndarray] = dataclasses.field(default_factory=list)
+    counts: CostCounts | None = None
     status: int = 0
     steps: int = 0
     trouble: tuple[int, int, int] = (-1, 0, 0)
 
-    def enter(self, found: Any) -> None:
+    def enter(self, found: Any, stream: Stream) -> None:
         """Enter a call of the last pass."""
         self.total.add(found.shares)
         tally = joined(_each(found.tally))
@@ -62,8 +69,12 @@ class Going:
         self.steps = int(found.steps[0])
         here = earliest(jax.tree.map(lambda *both: np.append(*both), found.trouble, self._trouble))
         self.trouble = (int(here.step), int(here.agent), int(here.quantity))
-        if found.costs is not None:
+        if stream.keep_costs:
             self.costs.append(found.costs.reshape(-1))
+        if stream.count_costs:
+            there = max(stream.plan.agents - self.calls * found.costs.size, 0)
+            counts = CostCounts.none() if self.counts is None else self.counts
+            self.counts = counts.add(found.costs.reshape(-1)[:there], self.steps)
 
     @property
     def _trouble(self) -> Trouble:
@@ -76,6 +87,7 @@ class Going:
             "total": self.total.leaves,
             "tally": self.tally,
             "costs": np.concatenate(self.costs) if self.costs else None,
+            "counts": self.counts,
         }
         names = ("number", "calls", "status", "steps", "trouble")
         return Kept(tree, {name: getattr(self, name) for name in names})
@@ -112,7 +124,7 @@ def run_stream(
 
     arguments = stream.arguments(going.told, *stream.chosen())
     for found in deal(stream.live(), plan, stream.devices, arguments, begun=going.calls):
-        going.enter(found)
+        going.enter(found, stream)
         called()
     shares = going.total.result()
     server: MixtureSurvey = stream.parts.mixture.survey  # type: ignore[attr-defined]
@@ -127,6 +139,7 @@ def run_stream(
         tally=going.tally,
         steps=going.steps,
         costs=np.concatenate(going.costs)[: plan.agents] if stream.keep_costs else None,
+        counts=going.counts,
         recorded={name: shares[name] for name in choice.fields},
         status=going.status,
         trouble=going._trouble,
@@ -150,6 +163,7 @@ def _resumed(stream: Stream, keeper: Keeper) -> Going:
             "total": shapes(like) if begun else [],
             "tally": Tally(*[number] * 12) if live and begun else None,
             "costs": costs if live and begun and stream.keep_costs else None,
+            "counts": _COUNTS if live and begun and stream.count_costs else None,
         }
 
     kept = keeper.resume(template)
@@ -161,6 +175,7 @@ def _resumed(stream: Stream, keeper: Keeper) -> Going:
         total=Sums.of(tree["total"], like),
         tally=tree["tally"],
         costs=[] if tree["costs"] is None else [tree["costs"]],
+        counts=tree["counts"],
         **kept.facts,
     )
 

@@ -20,7 +20,7 @@ from memoa_jax.config import Config
 from memoa_jax.config_faults import ConfigError
 from memoa_jax.config_file import load, resolved, to_toml
 from memoa_jax.config_sweep import Sweep
-from memoa_jax.figures import FigureError
+from memoa_jax.figure_style import FigureError
 from memoa_jax.identity import difference, identity
 from memoa_jax.policy_run import compile_clock
 from memoa_jax.report import to_json, write_files

@@ -1,11 +1,10 @@
 """The figure of a sweep: the metric against each axis, drawn with matplotlib where it is installed.
 
-Colours are those of `memoa_jax.figures`; policies differ by marker too.
+Policies differ by marker too.
 """
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memoa_jax.config_sweep import Axis, Sweep
-from memoa_jax.figures import COLOURS, MARKERS, FigureError
+from memoa_jax.figure_style import COLOURS, MARKERS, FigureError, picture, require, styled
 from memoa_jax.files import replace
 from memoa_jax.sweep_report import short_names
 from memoa_jax.sweep_table import Columns
@@ -33,33 +32,35 @@ def draw_marginals(sweep: Sweep, table: Columns, path: Path) -> None:
     Raises:
       FigureError: if matplotlib is not installed, or no row is finite.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise FigureError("matplotlib is not installed: pip install 'memoa-jax[plot]'") from error
+    require()
     if not np.isfinite(table[sweep.sweep.metric]).any():
         raise FigureError("no run stayed finite")
     axes = sweep.sweep.axis
     columns = min(3, len(axes))
     rows = -(-len(axes) // columns)
-    figure = Figure(figsize=(5.2 * columns, 4.2 * rows), layout="constrained")
     names = short_names([axis.key for axis in axes])
-    for place, (axis, name) in enumerate(zip(axes, names, strict=True)):
-        panel = figure.add_subplot(rows, columns, place + 1)
-        _draw(panel, sweep, axis, table)
-        panel.set(title=axis.key, xlabel=name, ylabel=sweep.sweep.metric)
-        panel.grid(alpha=0.3)
-        if place == 0:
-            panel.legend(fontsize=8)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=150)
-    replace(path, picture.getvalue())
+    with styled(4.2 * rows, 5.2 * columns) as figure:
+        for place, (axis, name) in enumerate(zip(axes, names, strict=True)):
+            panel = figure.add_subplot(rows, columns, place + 1)
+            draw_axis(panel, sweep.sweep.metric, sweep.sweep.method, axis, table)
+            panel.set(title=axis.key, xlabel=name, ylabel=sweep.sweep.metric)
+            if place == 0:
+                panel.legend()
+        replace(path, picture(figure))
 
 
-def _draw(panel: Any, sweep: Sweep, axis: Axis, table: Columns) -> None:
-    """Draw one axis: a dot per run, a line through the medians, a line for persistence."""
+def draw_axis(panel: Any, measured: str, method: str, axis: Axis, table: Columns) -> None:
+    """Draw one axis: a dot per run, a line through the medians, a line for persistence.
+
+    Args:
+      panel: axes of matplotlib.
+      measured: the metric drawn.
+      method: the sweep's.
+      axis: of the sweep.
+      table: the rows that are there, at least one of them finite.
+    """
     places, ticks = _places(axis, table[axis.key])
-    metric = table[sweep.sweep.metric]
+    metric = table[measured]
     finite = np.isfinite(metric)
     for drawn, label in enumerate(dict.fromkeys(table["policy"].tolist())):
         own = (table["policy"] == label) & finite
@@ -76,9 +77,9 @@ def _draw(panel: Any, sweep: Sweep, axis: Axis, table: Columns) -> None:
         )
         if own.any():
             name = f"{label} ({gone:,} runs not finite)" if gone else label
-            centres, medians = _medians(sweep, axis, places[own], metric[own])
+            centres, medians = _medians(method, axis, places[own], metric[own])
             panel.plot(centres, medians, color=colour, marker=marker, markersize=4, label=name)
-    if sweep.sweep.metric.endswith("_rmse"):
+    if measured.endswith("_rmse"):
         baseline = float(np.median(table["persistence"]))
         panel.axhline(baseline, color="black", linewidth=0.8, linestyle="--", label="persistence")
     if axis.scale == "log":
@@ -109,10 +110,10 @@ def _places(axis: Axis, values: NDArray[Any]) -> tuple[NDArray[Any], list[str]]:
 
 
 def _medians(
-    sweep: Sweep, axis: Axis, places: NDArray[Any], metric: NDArray[Any]
+    method: str, axis: Axis, places: NDArray[Any], metric: NDArray[Any]
 ) -> tuple[list[float], list[float]]:
     """Return the medians by value; by equal bins where values were drawn between two ends."""
-    if axis.values is not None or sweep.sweep.method == "grid":
+    if axis.values is not None or method == "grid":
         bins = places
     else:
         scaled = np.log(places) if axis.scale == "log" else places

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from memoa_jax.config_tune import TuneConfig, key_of
-from memoa_jax.figures import COLOURS, FigureError
+from memoa_jax.figure_style import GREY, curve, picture, styled
 from memoa_jax.files import replace
 from memoa_jax.report import aligned
 from memoa_jax.tuning import Checked, Tuned
@@ -202,34 +202,45 @@ def draw(origins: Sequence[Origin], measure: str, path: Path) -> None:
     Raises:
       FigureError: if matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise FigureError("matplotlib is not installed: pip install 'memoa-jax[plot]'") from error
     tuned = origins[-1].tuned
-    steps, best = range(len(tuned.history)), tuned.history.index(tuned.best)
-    figure = Figure(figsize=(10, 4.5), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for name, colour in (("objective", COLOURS[0]), ("validation", COLOURS[1])):
-        left.plot(steps, [getattr(one, name) for one in tuned.history], color=colour, label=name)
-    left.set(title="descent", xlabel="step", ylabel=measure)
-    names: dict[str, list[str]] = {}
-    for name in tuned.history[0].parameters:
-        names.setdefault(key_of(name), []).append(name)
-    for number, (key, entries) in enumerate(names.items()):
-        values = [[one.parameters[name] for name in entries] for one in tuned.history]
-        # The entries of a list share a colour, and one line of the legend.
-        lines = right.plot(steps, values, color=COLOURS[number % len(COLOURS)])
-        lines[0].set_label(key)
-    positive = all(v > 0 for one in tuned.history for v in one.parameters.values())
-    right.set(title="parameters", xlabel="step", yscale="log" if positive else "symlog")
-    for axes in (left, right):
-        axes.axvline(best, color="#888888", linestyle=":", label="best")
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(
-            fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3
+    best = tuned.history.index(tuned.best)
+    with styled(4.5, 10.0) as figure:
+        left, right = figure.subplots(1, 2)
+        measured = {
+            name: [getattr(one, name) for one in tuned.history]
+            for name in ("objective", "validation")
+        }
+        draw_descent(left, measured, best, measure)
+        names = list(tuned.history[0].parameters)
+        draw_numbers(
+            right, {name: [one.parameters[name] for one in tuned.history] for name in names}, best
         )
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=150)
-    replace(path, picture.getvalue())
+        replace(path, picture(figure))
+
+
+def draw_descent(
+    axes: Any, measured: Mapping[str, Sequence[float]], best: int, measure: str
+) -> None:
+    """Draw objective and validation by step, and mark the best step."""
+    for place, (name, values) in enumerate(measured.items()):
+        axes.plot(values, label=name, **curve(place))
+    axes.set(title="descent", xlabel="step", ylabel=measure)
+    _finish(axes, best)
+
+
+def draw_numbers(axes: Any, values: Mapping[str, Sequence[float]], best: int) -> None:
+    """Draw the tuned numbers by step; the entries of a list share a colour and a name."""
+    places: dict[str, int] = {}
+    for name, numbers in values.items():
+        key = key_of(name)
+        label = None if key in places else key
+        place = places.setdefault(key, len(places))
+        axes.plot(numbers, label=label, **curve(place))
+    positive = all(number > 0 for numbers in values.values() for number in numbers)
+    axes.set(title="parameters", xlabel="step", yscale="log" if positive else "symlog")
+    _finish(axes, best)
+
+
+def _finish(axes: Any, best: int) -> None:
+    axes.axvline(best, color=GREY, linestyle=":", label="best")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)

@@ -20,7 +20,7 @@ from memoa_jax.config_faults import ConfigError
 from memoa_jax.config_file import put, to_toml
 from memoa_jax.config_tune import TUNABLE, TuneConfig, key_of
 from memoa_jax.descent import Objective, Parameters, Step
-from memoa_jax.figures import FigureError
+from memoa_jax.figure_style import FigureError
 from memoa_jax.keeping import Keeper
 from memoa_jax.report import to_json, write_files
 from memoa_jax.run import in_one_line, input_files, manifest

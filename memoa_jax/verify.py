@@ -15,7 +15,8 @@ import jax
 
 from memoa_jax import canary, verify_exact, verify_rivals, verify_sampled
 from memoa_jax._version import __version__
-from memoa_jax.figures import FigureError, draw_verification
+from memoa_jax.figure_style import FigureError
+from memoa_jax.figures import draw_verification
 from memoa_jax.files import replace
 from memoa_jax.report import platform_facts, to_json
 from memoa_jax.statement import Statement

@@ -14,7 +14,7 @@ from memoa_jax.choices import METRICS
 from memoa_jax.cli import main
 from memoa_jax.config import Config
 from memoa_jax.config_file import load
-from memoa_jax.figures import FigureError
+from memoa_jax.figure_style import FigureError
 from memoa_jax.sweep_plan import plan
 
 pytestmark = pytest.mark.usefixtures("grid")
