@@ -18,8 +18,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", "-.", ":")
 GREY = "#767676"
 DPI = 150
-WIDTH = 6.4
-"""Inches; a page shows a figure at half a screen or a whole telephone."""
+WIDTH = 5.0
+"""Inches; little, so that its letters can be read on the width of a telephone."""
 
 _STYLE: Any = {
     "font.size": 9,
@@ -115,7 +115,7 @@ def curve(place: int) -> dict[str, Any]:
 
 def logarithmic(axis: Any) -> None:
     """Make an axis of matplotlib logarithmic, with plain numbers also within a single decade."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     low, high = sorted(axis.get_view_interval())

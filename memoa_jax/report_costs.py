@@ -28,10 +28,12 @@ def costs(folder: Folder, labels: Sequence[str], name: str) -> Picture:
             edges, counts = bars(arrays[f"{own}/edges"], arrays[f"{own}/counts"])
             if len(counts):
                 axes.stairs(counts, np.maximum(edges, 1e-38), fill=True, color=look(place)["color"])
+            else:
+                said = {"ha": "center", "va": "center", "transform": axes.transAxes, "fontsize": 8}
+                axes.text(0.5, 0.5, "no agent has a finite cost", **said)
             handles = _worst(axes, summary["policies"][label], outputs)
             handles.append(axes.axvline(persistence, label="persistence", **BASELINE))
-            lost = int(arrays[f"costs/{label}/lost"])
-            heading = _heading(label, summary["policies"][label], lost)
+            heading = _heading(label, summary["policies"][label])
             axes.set_title(plain(heading), fontsize=9)
             axes.set(xscale="log", yscale="symlog", ylim=(0, None))
             axes.set_yticks(*_ticks(counts))
@@ -69,14 +71,12 @@ def _worst(axes: Any, policy: Mapping[str, Any], outputs: int) -> list[Any]:
     return list(axes.plot([rmse**2 * outputs], [1.0], **style))
 
 
-def _heading(label: str, policy: Mapping[str, Any], lost: int) -> str:
+def _heading(label: str, policy: Mapping[str, Any]) -> str:
     """Say who is worst, and how many diverged."""
     rmse, gone = policy["worst_agent_rmse"], policy["diverged_agents"]
     words = "not finite" if rmse is None else f"RMSE {rmse:.4g}"
-    heading = f"{label}: worst is agent {policy['worst_agent']:,}, {words}"
-    if gone:
-        heading += f"; {gone:,} diverged" + (f", {lost:,} of them not finite" if lost else "")
-    return heading
+    heading = f"{label}: worst agent {policy['worst_agent']:,} ({words})"
+    return heading + (f"; {gone:,} diverged" if gone else "")
 
 
 def _told_diverged(folder: Folder, labels: Sequence[str]) -> str:
@@ -84,7 +84,11 @@ def _told_diverged(folder: Folder, labels: Sequence[str]) -> str:
     gone = {label: count for label, count in gone.items() if count}
     if not gone:
         return "No agent diverged."
-    told = ", ".join(f"{label} {count:,}" for label, count in gone.items())
+    lost = {label: int(folder.arrays[f"costs/{label}/lost"]) for label in gone}
+    told = ", ".join(
+        f"{label} {count:,} (of them without a finite cost, and in no bar: {lost[label]:,})"
+        for label, count in gone.items()
+    )
     return (
         f"Diverged agents: {told}; an agent has diverged when its RMSE is not finite or ten times "
         "the range of the targets."

@@ -31,9 +31,11 @@ def dots(axes: Any, rows: Mapping[str, Sequence[float | None]], names: Sequence[
             if not math.isfinite(value):
                 at = axes.get_yaxis_transform()
                 axes.plot([1.0], [height], transform=at, clip_on=False, **{**style, "marker": ">"})
-                axes.annotate(
-                    "not finite ", (1.0, height), xycoords=at, ha="right", va="center", fontsize=6
-                )
+    for row, one in enumerate(rows.values()):
+        if any(value is None for value in one):
+            at = axes.get_yaxis_transform()
+            said = {"ha": "right", "va": "center", "fontsize": 7}
+            axes.text(0.97, -row, "not finite", transform=at, backgroundcolor="white", **said)
     axes.set_yticks([-row for row in range(len(rows))], [plain(label) for label in rows])
     axes.set_ylim(0.6 - len(rows), 0.6)
     logarithmic(axes.xaxis)

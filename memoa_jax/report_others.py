@@ -26,41 +26,45 @@ _BEYOND = "An arrow at the right end stands for a figure that is not finite."
 
 
 def study(folder: Folder) -> Iterator[Picture]:
-    """Draw a study: for each series every encoder and policy, over seeds.
+    """Draw a study: for each series and encoder every policy, over seeds.
 
     Raises:
       FigureError: if matplotlib is not installed.
     """
-    seeds = len(folder.summary["seeds"])
-    for number, (name, series) in enumerate(folder.summary["series"].items(), 1):
-        found = {
-            f"{encoder}, {policy}": one
-            for encoder, own in series["encoders"].items()
-            for policy, one in own["policies"].items()
-        }
-        rows = {label: [one[key]["mean"] for key in _SHOWN] for label, one in found.items()}
-        with styled(1.9 + 0.42 * len(rows)) as figure:
-            axes = figure.add_subplot()
-            handles = dots(axes, rows, list(_SHOWN.values()))
-            _deviations(axes, found)
-            handles += beside(axes, series["baselines"])
-            axes.set(title=f"{plain(name)}: mean over seeds", xlabel="RMSE [units of the series]")
-            legend(figure, handles)
-            png = picture(figure)
-        gone = [label for label, one in found.items() if one["diverged_seeds"]]
-        fewer = [label for label, one in found.items() if len(one["seeds"]) < seeds]
-        yield Picture(
-            name=f"study-{number}",
-            title=f"Series {name}",
-            alt=f"Root mean square errors of server, mean and worst agent on {name}, beside the "
-            f"baselines, on a logarithmic axis, for {listed(found)}; the numbers are in the table.",
-            caption="Means over seeds, exact over each population; a bar reaches one standard "
-            "deviation over seeds to either side. Left is better; the dashed line is persistence. "
-            + _BEYOND
-            + (f" Agents diverged in: {listed(gone)}." if gone else "")
-            + (f" Not all seeds were run of: {listed(fewer)}." if fewer else ""),
-            png=png,
-        )
+    seeds, number = len(folder.summary["seeds"]), 0
+    for name, series in folder.summary["series"].items():
+        for encoder, own in series["encoders"].items():
+            number += 1
+            place = f"{name}, {encoder}"
+            png = _cell(place, own["policies"], series["baselines"])
+            gone = [k for k, one in own["policies"].items() if one["diverged_seeds"]]
+            fewer = [k for k, one in own["policies"].items() if len(one["seeds"]) < seeds]
+            yield Picture(
+                name=f"study-{number}",
+                title=place,
+                alt=f"Root mean square errors of server, mean and worst agent on {place}, beside "
+                f"the baselines, on a logarithmic axis, for {listed(own['policies'])}; the numbers "
+                "are in the table.",
+                caption="Means over seeds, exact over each population; a bar reaches one standard "
+                "deviation over seeds to either side. Left is better; the dashed line is "
+                f"persistence. {_BEYOND}"
+                + (f" Agents diverged in: {listed(gone)}." if gone else "")
+                + (f" Not all seeds were run of: {listed(fewer)}." if fewer else ""),
+                png=png,
+            )
+
+
+def _cell(place: str, policies: Mapping[str, Any], baselines: Mapping[str, Any]) -> bytes:
+    """Draw the policies of one series and encoder."""
+    rows = {label: [one[key]["mean"] for key in _SHOWN] for label, one in policies.items()}
+    with styled(1.7 + 0.38 * len(rows)) as figure:
+        axes = figure.add_subplot()
+        handles = dots(axes, rows, list(_SHOWN.values()))
+        _deviations(axes, policies)
+        handles += beside(axes, baselines)
+        axes.set(title=plain(place), xlabel="RMSE [units of the series]")
+        legend(figure, handles)
+        return picture(figure)
 
 
 def _deviations(axes: Any, found: Mapping[str, Any]) -> None:
@@ -92,7 +96,7 @@ def sweep(folder: Folder) -> Iterator[Picture]:
         with styled(4.4) as figure:
             axes = figure.add_subplot()
             draw_axis(axes, metric, summary["method"], axis, dict(folder.arrays))
-            axes.set(title=plain(axis.key), xlabel=plain(axis.key), ylabel=_unit(metric))
+            axes.set(xlabel=plain(axis.key), ylabel=_unit(metric))
             handles, _ = axes.get_legend_handles_labels()
             legend(figure, handles, 2)
             png = picture(figure)

@@ -33,10 +33,9 @@ nav ul { display: flex; flex-wrap: wrap; gap: 0 1.2rem; list-style: none; paddin
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 0.3rem;
   background: var(--shade); padding: 0.6rem 0.8rem; }
 pre { margin: 0; font: 0.85rem/1.4 ui-monospace, monospace; }
-.figures { display: grid; gap: 1.6rem;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 32rem), 1fr)); align-items: start; }
-figure { margin: 0; break-inside: avoid; }
-figure img { display: block; width: 100%; max-width: 50rem; height: auto; background: #ffffff;
+.figures { columns: 30rem; column-gap: 2rem; margin-top: 1rem; }
+figure { margin: 0 0 1.8rem; break-inside: avoid; }
+figure img { display: block; width: 100%; max-width: 44rem; height: auto; background: #ffffff;
   border: 1px solid var(--line); border-radius: 0.3rem; }
 figcaption { margin-top: 0.4rem; overflow-wrap: anywhere; }
 table { border-collapse: collapse; font-size: 0.9rem; }
@@ -45,7 +44,7 @@ th, td { text-align: left; padding: 0.15rem 1rem 0.15rem 0; vertical-align: top;
 @media print { :root { --ink: #000000; --paper: #ffffff; --quiet: #333333; --line: #bbbbbb;
     --shade: #ffffff; --alarm: #000000; }
   nav { display: none; } body { max-width: none; padding: 0; font-size: 10pt; }
-  .figures { grid-template-columns: 1fr 1fr; } .scroll { overflow: visible; }
+  .figures { columns: 2; } .scroll { overflow: visible; }
   pre { font-size: 6.5pt; white-space: pre-wrap; } h2 { break-after: avoid; } }
 """
 

@@ -187,7 +187,7 @@ def _fit(axes: Any, targets: Any, server: Any) -> str:
     bottom, top = axes.get_ylim()
     axes.set_ylim(max(bottom, low - room), min(top, high + room))
     beyond = bottom < low - room or top > high + room or not np.isfinite(server).all()
-    return "   (some lie outside of the panel, or are not finite)" if beyond else ""
+    return "   (partly off the panel or not finite)" if beyond else ""
 
 
 def _told_sample(folder: Folder) -> str:
@@ -245,7 +245,7 @@ def _over_time(folder: Folder, kind: str, *, name: str, title: str, says: str) -
         logarithmic(middle.yaxis)
         if whole:
             away = _paths(panels[0], folder)
-            panels[0].set_title(f"mean field and target (black), last rows{away}", fontsize=9)
+            panels[0].set_title(f"mean field, target in black{away}", fontsize=9)
             panels[0].set_ylabel(f"[{value}]")
             _spreads(panels[2], arrays, labels, counted)
             panels[2].set(ylabel=f"width [{unit}]")
