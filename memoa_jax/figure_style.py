@@ -7,6 +7,7 @@ line, too. Black is what was observed, and the baselines.
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -115,13 +116,25 @@ def curve(place: int) -> dict[str, Any]:
 
 def logarithmic(axis: Any) -> None:
     """Make an axis of matplotlib logarithmic, with plain numbers also within a single decade."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+    from matplotlib.ticker import (
+        FuncFormatter,
+        LogFormatterSciNotation,
+        LogLocator,
+        MaxNLocator,
+        NullFormatter,
+    )
 
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     low, high = sorted(axis.get_view_interval())
-    if low > 0 and high / low < 1e4:
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    decades = math.log10(high / low) if low > 0 else math.inf
+    if decades < 2.5:
+        axis.set_major_locator(
+            MaxNLocator(4) if decades < 0.4 else LogLocator(subs=(1.0, 2.0, 5.0))
+        )
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    else:
+        axis.set_major_locator(LogLocator())
+        axis.set_major_formatter(LogFormatterSciNotation())
     axis.set_minor_formatter(NullFormatter())
 
 

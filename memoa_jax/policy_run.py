@@ -19,7 +19,7 @@ from memoa_jax.config import POLICIES, Config
 from memoa_jax.debug import watched
 from memoa_jax.keeping import Keeper
 from memoa_jax.metrics import Summary
-from memoa_jax.recording import Record
+from memoa_jax.recording import Record, check
 from memoa_jax.report import Finished
 from memoa_jax.series import Series
 from memoa_jax.session import Session
@@ -157,16 +157,21 @@ class PolicyRun:
         return sample.chosen(self.config.agents, most, self.series.num_points, width)
 
     def _record(self, asked: Record | None) -> Record:
-        """Return what to record: for the user, whose agents come first, and for the sample."""
+        """Return what to record: for the user, whose agents come first, and for the sample.
+
+        At all steps: those that the user asked for are picked from them.
+        """
         asked = Record(agents=(), fields=()) if asked is None else asked
-        return Record(
-            agents=(*asked.agents, *(a for a in self._sample if a not in asked.agents)),
-            fields=tuple(dict.fromkeys((*asked.fields, "prediction"))),
-        )
+        check(asked, self.config.agents, self.series.num_points)
+        fields = asked.fields
+        if self._sample and "prediction" not in fields:
+            fields = (*fields, "prediction")
+        others = (agent for agent in self._sample if agent not in asked.agents)
+        return Record(agents=(*asked.agents, *others), fields=fields)
 
     def _arguments(self) -> tuple[Any, dict[str, Any]]:
         arguments, options = build.simulation(self.config, self.series, self.encoder, self.table)
-        if self._sample:
+        if self._sample or options["record"] is not None:
             options["record"] = self._record(options["record"])
         return arguments, {**options, "count_costs": self.sampled}
 

@@ -31,8 +31,8 @@ def dots(axes: Any, rows: Mapping[str, Sequence[float | None]], names: Sequence[
             if not math.isfinite(value):
                 at = axes.get_yaxis_transform()
                 axes.plot([1.0], [height], transform=at, clip_on=False, **{**style, "marker": ">"})
-    for row, one in enumerate(rows.values()):
-        if any(value is None for value in one):
+    for row, numbers in enumerate(rows.values()):
+        if any(number is None for number in numbers):
             at = axes.get_yaxis_transform()
             said = {"ha": "right", "va": "center", "fontsize": 7}
             axes.text(0.97, -row, "not finite", transform=at, backgroundcolor="white", **said)

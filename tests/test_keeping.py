@@ -37,7 +37,13 @@ CASES = {
         "mixture": exponential_weights(),
     },
     "sharded": {"chunk": 7, "num_agents": 11, "mesh": 1, "reproducible": True},
-    "stream": {"schedule": "stream", "num_agents": 70, "block": 8, "keep_costs": True},
+    "stream": {
+        "schedule": "stream",
+        "num_agents": 70,
+        "block": 8,
+        "keep_costs": True,
+        "count_costs": True,
+    },
 }
 
 
