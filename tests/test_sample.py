@@ -67,13 +67,13 @@ def test_a_sample_is_recorded_beside_what_the_user_asked_for(whole, tmp_path):
     assert some["recorded/greedy/weights"].shape == (2, 2)
 
 
-def test_sampling_changes_no_bit_of_a_run(tmp_path):
-    for schedule in ('run.schedule="resident"', 'run.schedule="stream"'):
-        plain = ["--set", "record.fields=['prediction']", "--set", schedule]
-        with_it, without = run(tmp_path, *plain), run(tmp_path, *plain, "--set", "run.sample=0")
-        assert {name.split("/")[0] for name in set(with_it) - set(without)} == {"band"}
-        for name, values in without.items():
-            assert values.tobytes() == with_it[name].tobytes(), name
+@pytest.mark.parametrize("schedule", ["resident", pytest.param("stream", marks=pytest.mark.slow)])
+def test_sampling_changes_no_bit_of_a_run(schedule, tmp_path):
+    plain = ["--set", "record.fields=['prediction']", "--set", f"run.schedule='{schedule}'"]
+    with_it, without = run(tmp_path, *plain), run(tmp_path, *plain, "--set", "run.sample=0")
+    assert {name.split("/")[0] for name in set(with_it) - set(without)} == {"band"}
+    for name, values in without.items():
+        assert values.tobytes() == with_it[name].tobytes(), name
 
 
 def test_the_sample_is_spread_evenly_and_bounded():
