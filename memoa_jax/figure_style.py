@@ -63,7 +63,7 @@ def require() -> None:
       FigureError: if it is not installed.
     """
     try:
-        import matplotlib  # noqa: F401
+        import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise FigureError("matplotlib is not installed: pip install 'memoa-jax[plot]'") from error
 

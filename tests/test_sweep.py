@@ -188,15 +188,15 @@ def test_without_matplotlib_only_the_figure_is_missing(held, monkeypatch, capsys
 def test_medians_are_by_value_on_a_grid_and_by_bin_elsewhere():
     grid, metric = load("grid.toml"), np.arange(6.0)
     places = np.array([0.1, 0.1, 0.1, 1.0, 1.0, 10.0])
-    found = sweep_figures._medians(grid, grid.sweep.axis[0], places, metric)
+    found = sweep_figures._medians("grid", grid.sweep.axis[0], places, metric)
     assert found == ([0.1, 1.0, 10.0], [1.0, 3.5, 5.0])
     random = load(drawn("random"))
     places = np.geomspace(0.1, 10.0, 40)
-    centres, medians = sweep_figures._medians(random, random.sweep.axis[0], places, places)
+    centres, medians = sweep_figures._medians("random", random.sweep.axis[0], places, places)
     assert len(centres) == 10
     assert medians == centres
     assert np.diff(np.log(centres)) == pytest.approx(np.log(100) / 10, rel=0.3)
-    one = sweep_figures._medians(random, random.sweep.axis[0], places[:1], places[:1])
+    one = sweep_figures._medians("random", random.sweep.axis[0], places[:1], places[:1])
     assert one == ([places[0]], [places[0]])
 
 
