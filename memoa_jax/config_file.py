@@ -15,11 +15,20 @@ from typing import Any
 from pydantic import ValidationError
 
 from memoa_jax.config import Config, Study
-from memoa_jax.config_faults import ConfigError, Keys, did_you_mean, explain, tables_at
+from memoa_jax.config_faults import (
+    ConfigError,
+    Keys,
+    did_you_mean,
+    explain,
+    plugins_at,
+    tables_at,
+)
 from memoa_jax.config_kinds import model_of
+from memoa_jax.config_plugins import is_file
 from memoa_jax.config_sweep import Sweep
 from memoa_jax.config_tune import TuneConfig
 from memoa_jax.config_tune import faults as tuning_faults
+from memoa_jax.plugins import beside, is_full
 
 _PATHS = ("path", "cache")
 """The keys that hold file names, in the tables of `_FAMILIES`."""
@@ -110,12 +119,31 @@ def _sibling(path: Path) -> str:
 
 
 def anchor(raw: dict[str, Any], folder: Path) -> None:
-    """Make the relative file names of a raw config absolute, in place."""
+    """Make the relative file names of a raw config absolute, in place.
+
+    A plug-in whose module stands in the folder is told that it does, if it is not told where.
+    """
+    for table, key in _named_files(raw):
+        # pathlib's expanduser raises on the home of nobody
+        table[key] = os.path.normpath(folder / os.path.expanduser(table[key]))
+    for _, table in plugins_at(raw):
+        kind, known = table["kind"], table.get("folder")
+        elsewhere = isinstance(known, str) and beside(kind, Path(known))
+        if is_full(kind) and beside(kind, folder) and not elsewhere:
+            table["folder"] = str(folder)
+
+
+def _named_files(raw: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield the tables of a raw config that name files, with the keys that hold the names."""
+    plugged = [table for _, table in plugins_at(raw)]
+    for table in plugged:
+        for key in [key for key in table if key == "folder" or is_file(key)]:
+            if isinstance(table[key], str) and table[key]:
+                yield table, key
     for _, table in tables_at(raw, _FAMILIES):
         for key in _PATHS:
-            if isinstance(table.get(key), str) and table[key]:
-                # pathlib's expanduser raises on the home of nobody
-                table[key] = os.path.normpath(folder / os.path.expanduser(table[key]))
+            if isinstance(table.get(key), str) and table[key] and table not in plugged:
+                yield table, key
 
 
 def override(raw: dict[str, Any], text: str) -> Keys:
@@ -222,10 +250,8 @@ def resolved(config: Config | Study, folder: Path) -> dict[str, Any]:
 
 def _relocated(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Make the file names of a raw config relative to a folder, in place, and return it."""
-    for _, table in tables_at(raw, _FAMILIES):
-        for key in _PATHS:
-            if key in table:
-                table[key] = _relative(table[key], folder)
+    for table, key in _named_files(raw):
+        table[key] = _relative(table[key], folder)
     return raw
 
 
