@@ -28,7 +28,7 @@ from memoa_jax.config_plugins import is_file
 from memoa_jax.config_sweep import Sweep
 from memoa_jax.config_tune import TuneConfig
 from memoa_jax.config_tune import faults as tuning_faults
-from memoa_jax.plugins import beside, is_full
+from memoa_jax.plugins import beside, is_full, short
 
 _PATHS = ("path", "cache")
 """The keys that hold file names, in the tables of `_FAMILIES`."""
@@ -40,6 +40,8 @@ _SEEDS: dict[Keys, str] = {("seed",): "seeds", ("seeds",): "seed"}
 
 def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config | Study:
     """Read a config file, apply overrides, and check it against the schema.
+
+    Plug-ins that it names are imported: see `memoa_jax.plugins`.
 
     File names in the result are absolute: those of the file are taken from its own folder,
     those of an override from the working directory, as on any command line.
@@ -73,6 +75,7 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config 
         if place in _SEEDS:
             raw.pop(_SEEDS[place], None)
     anchor(raw, Path.cwd())
+    locate(raw, Path(source).resolve().parent, Path.cwd())
     model = model_of(raw)
     error_found = None
     try:
@@ -119,18 +122,23 @@ def _sibling(path: Path) -> str:
 
 
 def anchor(raw: dict[str, Any], folder: Path) -> None:
-    """Make the relative file names of a raw config absolute, in place.
-
-    A plug-in whose module stands in the folder is told that it does, if it is not told where.
-    """
+    """Make the relative file names of a raw config absolute, in place."""
     for table, key in _named_files(raw):
         # pathlib's expanduser raises on the home of nobody
         table[key] = os.path.normpath(folder / os.path.expanduser(table[key]))
+
+
+def locate(raw: dict[str, Any], *folders: Path) -> None:
+    """Tell every plug-in which of some folders its module stands in, in place.
+
+    One that is told a folder which has it is left alone; so is one that none of them has, which
+    is then among the installed packages.
+    """
     for _, table in plugins_at(raw):
         kind, known = table["kind"], table.get("folder")
-        elsewhere = isinstance(known, str) and beside(kind, Path(known))
-        if is_full(kind) and beside(kind, folder) and not elsewhere:
-            table["folder"] = str(folder)
+        if is_full(kind) and not (isinstance(known, str) and beside(kind, Path(known))):
+            here = [str(folder) for folder in folders if beside(kind, folder)]
+            table |= {"folder": here[0]} if here else {}
 
 
 def _named_files(raw: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
@@ -203,7 +211,7 @@ def _element(items: list[Any], name: str, where: str) -> int:
     tables = [item if isinstance(item, dict) else {} for item in items]
     # A table without a name goes by its kind; after that, any that is the only one of its kind.
     for values in (
-        [table.get("name", table.get("kind")) for table in tables],
+        [table.get("name", short(str(table.get("kind")))) for table in tables],
         [table.get("kind") for table in tables],
     ):
         if values.count(name) == 1:

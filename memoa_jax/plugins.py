@@ -11,6 +11,7 @@ config layer is imported here.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import difflib
 import hashlib
@@ -263,15 +264,32 @@ def _files(module: ModuleType | None) -> list[Path]:
 
 
 def _sources(module: ModuleType, folder: str | None) -> tuple[Path, ...]:
-    """Return the source of a plug-in's module and of what stands beside it and was imported."""
-    found = set(_files(module))
-    top = module.__name__.partition(".")[0]
-    for name, other in list(sys.modules.items()):
-        same = name == top or name.startswith(f"{top}.")
-        local = folder is not None and _beside.get(name.partition(".")[0]) == Path(folder)
-        if same or local:
-            found |= set(_files(other))
+    """Return the source of a plug-in's module, and of what it imports that stands beside it.
+
+    Read from the files: what happens to be loaded depends on who else was imported. Of an
+    installed package it is the module alone; the package's version says the rest.
+    """
+    if folder is None:
+        return tuple(_files(module))
+    found: set[Path] = set()
+    waiting = [module.__name__.partition(".")[0]]
+    while waiting:
+        top = waiting.pop()
+        single = Path(folder) / f"{top}.py"
+        for path in [single] if single.is_file() else sorted((Path(folder) / top).rglob("*.py")):
+            if path not in found:
+                found.add(path)
+                waiting += [name for name in _imported(path) if beside(name, Path(folder))]
     return tuple(sorted(found))
+
+
+def _imported(path: Path) -> Iterator[str]:
+    """Yield the top-level names that a source file imports."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.partition(".")[0]
 
 
 def _version(module: str, points: Sequence[EntryPoint], folder: str | None) -> str | None:

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from memoa_jax.config import Config
 from memoa_jax.config_faults import ConfigError, Keys, explain, show
-from memoa_jax.config_file import anchor, put
+from memoa_jax.config_file import anchor, locate, put
 from memoa_jax.config_plugins import PluginTable, takes_whole
 from memoa_jax.config_sweep import Axis, Sweep
 
@@ -175,6 +175,7 @@ def _configure(
                 return None, [(index, f"{said}: changes what axis {other} changes")]
         places.append(place)
     anchor(raw, Path.cwd())
+    locate(raw, Path.cwd())
     try:
         made, error_found = Config.model_validate(raw), None
     except ValidationError as error:
