@@ -7,7 +7,6 @@ and that their luck is their own. A fault names the function, what it returned, 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,21 +17,26 @@ import jax.numpy as jnp
 import numpy as np
 
 from memoa_jax import types
+from memoa_jax.contract_faults import (
+    ContractError,
+    Shaped,
+    finite,
+    has_functions,
+    is_array,
+    named,
+    shapes_of,
+    stepped,
+    typed,
+)
 from memoa_jax.draws import seed_words
-from memoa_jax.plugins import PluginError, speaking
+from memoa_jax.plugins import speaking
 from memoa_jax.timeseries import Series, make_series, part
 from memoa_jax.types import Action, Agents, Array, Dimensions, Observation, Population, Tree
 
-Shaped: Any = jax.ShapeDtypeStruct
-"""A stand-in for an array, of which only shape and dtype are known."""
 FEW = 3
 """Agents that live through the first step for a check."""
 CLOSE = 1e-3
 """How far an agent's features may differ between two blocks, relative to the largest: rounding."""
-
-
-class ContractError(PluginError):
-    """A part that does not keep its contract, in one line."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ def check_encoder(encoder: Any, sizes: Sizes, *, own_inputs: bool = False) -> No
       >>> from memoa_jax import random_features, series
       >>> check_encoder(random_features(4), Sizes.of(series.periodic(20), 4, 5, "float32"))
     """
-    _members(encoder, types.Encoder, "encoder")
+    has_functions(encoder, types.Encoder, "encoder")
     dims, dtype = sizes.dimensions, sizes.dtype
 
     def begin(encoder: Any, agents: Agents, dims: Dimensions) -> tuple[Tree, Tree]:
@@ -98,15 +102,17 @@ def check_encoder(encoder: Any, sizes: Sizes, *, own_inputs: bool = False) -> No
             return encoder.encode(parameters, state, agents, inputs, jnp.int32(0))
 
     crowd = Agents(Shaped((sizes.agents,), jnp.uint32), Shaped((2,), jnp.uint32))
-    parameters, state = _shapes(begin, encoder, crowd, dims=dims)
+    parameters, state = shapes_of(begin, encoder, crowd, dims=dims)
     shape = (dims.inputs, sizes.agents) if own_inputs else (dims.inputs,)
-    found = _shapes(encode, encoder, parameters, state, crowd, Shaped(shape, dtype))
-    _stepped("encode", found, state, "features")
-    _is("encode", "features", found[1], "[d, p, N]", _cube(sizes), dtype)
+    found = shapes_of(encode, encoder, parameters, state, crowd, Shaped(shape, dtype))
+    stepped("encode", found, state, "features")
+    is_array("encode", "features", found[1], "[d, p, N]", _cube(sizes), dtype)
 
     def state_at(agents: int, dims: Dimensions) -> Tree:
+        if (agents, dims) == (sizes.agents, sizes.dimensions):
+            return state
         crowd = Agents(Shaped((agents,), jnp.uint32), Shaped((2,), jnp.uint32))
-        return _shapes(begin, encoder, crowd, dims=dims)[1]
+        return shapes_of(begin, encoder, crowd, dims=dims)[1]
 
     _remembers_no_past(state_at, sizes)
     _first_features(encoder, sizes, own_inputs)
@@ -128,7 +134,7 @@ def check_policy(policy: Any, sizes: Sizes, *, streamed: bool = False) -> None:
       >>> from memoa_jax import greedy, series
       >>> check_policy(greedy(), Sizes.of(series.periodic(20), 4, 5, "float32"))
     """
-    _members(policy, types.Policy, "policy")
+    has_functions(policy, types.Policy, "policy")
     dims, dtype, count = sizes.dimensions, sizes.dtype, sizes.agents
 
     def init(policy: Any, agents: int, dims: Dimensions) -> Tree:
@@ -139,27 +145,27 @@ def check_policy(policy: Any, sizes: Sizes, *, streamed: bool = False) -> None:
         with sizes.calling("act"):
             return policy.act(state, observation)
 
-    state = _shapes(init, policy, agents=count, dims=dims)
-    found = _shapes(act, policy, state, _observation(sizes, Population(Shaped((), dtype))))
-    _stepped("act", found, state, "action")
+    state = shapes_of(init, policy, agents=count, dims=dims)
+    found = shapes_of(act, policy, state, _observation(sizes, Population(Shaped((), dtype))))
+    stepped("act", found, state, "action")
     action = found[1]
     if not isinstance(action, Action):
         raise ContractError(
-            f"act returned {_named(action)} as its action: "
+            f"act returned {named(action)} as its action: "
             "allowed is types.Action(base, control, status)"
         )
-    _is("act", "base", action.base, "[d, N]", (dims.outputs, count), dtype)
-    _is("act", "control", action.control, "[p, N]", (dims.features, count), dtype)
-    _is("act", "status", action.status, "a scalar", (), np.dtype("int32"))
-    _remembers_no_past(lambda n, dims: _shapes(init, policy, agents=n, dims=dims), sizes)
+    is_array("act", "base", action.base, "[d, N]", (dims.outputs, count), dtype)
+    is_array("act", "control", action.control, "[p, N]", (dims.features, count), dtype)
+    is_array("act", "status", action.status, "a scalar", (), np.dtype("int32"))
+    _remembers_no_past(lambda n, dims: shapes_of(init, policy, agents=n, dims=dims), sizes)
     if streamed and getattr(policy, "surveys", None) == ():
         alone = Population(Shaped((), dtype), combine=_refuse_sums, widest=_refuse_sums)
-        _shapes(act, policy, state, _observation(sizes, alone))
+        shapes_of(act, policy, state, _observation(sizes, alone))
     few = _few(sizes)
     first: Action = jax.jit(lambda one: act(one, init(one, FEW, few.dimensions), _seen(few))[1])(
         policy
     )
-    _finite("act", base=first.base, control=first.control)
+    finite("act", base=first.base, control=first.control)
 
 
 def check_mixture(mixture: Any, sizes: Sizes) -> None:
@@ -176,7 +182,7 @@ def check_mixture(mixture: Any, sizes: Sizes) -> None:
       >>> from memoa_jax import ridge_mixture, series
       >>> check_mixture(ridge_mixture(), Sizes.of(series.periodic(20), 4, 5, "float32"))
     """
-    _members(mixture, types.Mixture, "mixture")
+    has_functions(mixture, types.Mixture, "mixture")
     dims, dtype, count = sizes.dimensions, sizes.dtype, sizes.agents
 
     def init(mixture: Any, agents: int, dims: Dimensions) -> Tree:
@@ -192,14 +198,14 @@ def check_mixture(mixture: Any, sizes: Sizes) -> None:
             return mixture.weights(state, population)
 
     everyone = Population(Shaped((), dtype))
-    state = _shapes(init, mixture, agents=count, dims=dims)
+    state = shapes_of(init, mixture, agents=count, dims=dims)
     following = Shaped((dims.outputs, count), dtype)
-    found = _shapes(mix, mixture, state, _observation(sizes, everyone), following)
-    _stepped("mix", found, state, "output")
-    _is("mix", "output", found[1], "[d]", (dims.outputs,), dtype)
-    weights = _shapes(weigh, mixture, state, everyone)
-    _is("weights", "weights", weights, "[N]", (count,), dtype)
-    _remembers_no_past(lambda n, dims: _shapes(init, mixture, agents=n, dims=dims), sizes)
+    found = shapes_of(mix, mixture, state, _observation(sizes, everyone), following)
+    stepped("mix", found, state, "output")
+    is_array("mix", "output", found[1], "[d]", (dims.outputs,), dtype)
+    weights = shapes_of(weigh, mixture, state, everyone)
+    is_array("weights", "weights", weights, "[N]", (count,), dtype)
+    _remembers_no_past(lambda n, dims: shapes_of(init, mixture, agents=n, dims=dims), sizes)
     few = _few(sizes)
     seen = _seen(few)
 
@@ -207,7 +213,7 @@ def check_mixture(mixture: Any, sizes: Sizes) -> None:
         state, output = mix(mixture, init(mixture, FEW, dims), seen, seen.prediction)
         return jnp.concatenate([output, weigh(mixture, state, seen.population)])
 
-    _finite("mix", output=jax.jit(first)(mixture))
+    finite("mix", output=jax.jit(first)(mixture))
 
 
 def check_series(series: Any) -> Series:
@@ -219,166 +225,54 @@ def check_series(series: Any) -> Series:
     """
     if not isinstance(series, Series):
         allowed = "allowed is a memoa_jax.Series (make_series(inputs, targets))"
-        raise ContractError(f"returned {_named(series)}: {allowed}")
+        raise ContractError(f"returned {named(series)}: {allowed}")
     checked = make_series(series.inputs, series.targets, series.name)
     return part(checked, series.scored_from)
-
-
-def _members(made: Any, contract: type, family: str) -> None:
-    """Refuse what has not the contract's functions, or is no pytree of numbers."""
-    functions = {
-        name: list(inspect.signature(function).parameters)[1:]
-        for name, function in vars(contract).items()
-        if inspect.isfunction(function) and not name.startswith("_")
-    }
-    calls = ", ".join(f"{name}({', '.join(names)})" for name, names in functions.items())
-    if made is None or isinstance(made, type):
-        raise ContractError(
-            f"returned {'None' if made is None else f'the class {made.__name__}'}: "
-            f"allowed is an object with {calls}"
-        )
-    kind = type(made).__name__
-    for name, parameters in functions.items():
-        call = f"{name}({', '.join(parameters)})"
-        function = getattr(made, name, None)
-        if not callable(function):
-            raise ContractError(f"{kind} has no {name}: allowed is an {family} with {call}")
-        try:
-            signature = inspect.signature(function)
-            signature.bind(*parameters)
-        except ValueError:  # Python cannot tell
-            continue
-        except TypeError:
-            raise ContractError(f"{kind}.{name} takes {signature}: allowed is {call}") from None
-    if family == "encoder":
-        features = getattr(made, "features", None)
-        if type(features) is not int or features < 1:
-            allowed = "allowed is p, a whole number >= 1"
-            raise ContractError(f"{kind}.features = {features!r}: {allowed}")
-    _is_tree(made, kind)
-
-
-def _is_tree(made: Any, kind: str) -> None:
-    structure: Any
-    flat, structure = jax.tree_util.tree_flatten_with_path(made)
-    if any(leaf is made for _, leaf in flat):
-        allowed = "allowed is a class under @memoa_jax.types.record"
-        raise ContractError(f"{kind} is no pytree: {allowed}")
-    for path, leaf in flat:
-        where = f"{kind}{jax.tree_util.keystr(path)}"
-        kept = isinstance(leaf, bool | int | float | np.ndarray | np.generic | jax.Array)
-        if not kept or (not isinstance(leaf, bool | int | float) and leaf.dtype.kind not in "biuf"):
-            allowed = "allowed is real numbers and arrays; what is none is a field = static()"
-            raise ContractError(f"{where} is {_named(leaf)}: {allowed}")
-    try:
-        hash(structure)
-    except TypeError as error:
-        allowed = "allowed is what can be hashed; arrays and lists of numbers are data"
-        raise ContractError(f"{kind} has a static field that cannot be ({error}): {allowed}") from (
-            None
-        )
-    again = jax.tree.unflatten(structure, [leaf for _, leaf in flat])
-    if jax.tree.structure(again) != structure:
-        allowed = "allowed is that flattening and unflattening give the same"
-        raise ContractError(f"{kind} changes when it is flattened: {allowed}")
-
-
-def _shapes(function: Callable[..., Any], *arguments: Any, **fixed: Any) -> Any:
-    """Return the shapes and dtypes of what a function returns, without computing it."""
-
-    def call(*traced: Any) -> Any:
-        return function(*traced, **fixed)
-
-    return jax.eval_shape(call, *arguments)
-
-
-def _stepped(function: str, found: Any, state: Tree, what: str) -> None:
-    """Refuse what is no pair of the next state, as the one before, and something else."""
-    if not (type(found) is tuple and len(found) == 2):
-        said = f"{len(found)} things" if type(found) is tuple else _named(found)
-        raise ContractError(f"{function} returned {said}: allowed is (state, {what})")
-    before: Any = jax.tree.structure(state)
-    after: Any = jax.tree.structure(found[0])
-    if before != after:
-        raise ContractError(
-            f"{function} returned a state of structure {_cut(after)}: allowed is that of init, "
-            f"{_cut(before)}"
-        )
-    pairs = zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(found[0]), strict=True)
-    for (path, first), second in pairs:
-        if (first.shape, first.dtype) != (second.shape, second.dtype):
-            where = f"state{jax.tree_util.keystr(path)}"
-            allowed = f"allowed is that of init, {_typed(first)}"
-            raise ContractError(f"{function} returned {where} as {_typed(second)}: {allowed}")
-
-
-def _is(
-    function: str, what: str, found: Any, axes: str, shape: tuple[int, ...], dtype: Any
-) -> None:
-    """Refuse an array of another shape or dtype. A whole number of Python's own is any integer."""
-    allowed = f"allowed is {axes} = {_words(shape, dtype)}" if shape else _words(shape, dtype)
-    allowed = allowed if shape else f"allowed is {axes}, {dtype}"
-    if not isinstance(found, Shaped):
-        raise ContractError(f"{function} returned {what} as {_named(found)}: {allowed}")
-    weak = getattr(found, "weak_type", False) and found.dtype.kind == dtype.kind
-    if found.shape != shape or (found.dtype != dtype and not weak):
-        raise ContractError(f"{function} returned {what} of {_typed(found)}: {allowed}")
 
 
 def _remembers_no_past(state_at: Callable[[int, Dimensions], Tree], sizes: Sizes) -> None:
     """Refuse a state that grows with the series and with the population: [time, agents]."""
     dims, agents = sizes.dimensions, sizes.agents
-    if agents < 2 or dims.points < 3:
+    whole = jax.tree_util.tree_leaves_with_path(state_at(agents, dims))
+    if agents < 2 or dims.points < 3 or all(x.size < dims.points * agents for _, x in whole):
         return
     shorter = Dimensions(dims.points - 1, dims.inputs, dims.outputs, dims.features)
-    states = (state_at(agents, dims), state_at(agents, shorter), state_at(agents - 1, dims))
-    whole, late, fewer = (jax.tree_util.tree_leaves_with_path(state) for state in states)
-    for (path, leaf), (_, other), (_, third) in zip(whole, late, fewer, strict=False):
+    late, fewer = (jax.tree.leaves(state_at(*at)) for at in ((agents, shorter), (agents - 1, dims)))
+    for (path, leaf), other, third in zip(whole, late, fewer, strict=False):
         if leaf.shape not in (other.shape, third.shape):
             raise ContractError(
-                f"init returned state{jax.tree_util.keystr(path)} of {_typed(leaf)}, which grows "
+                f"init returned state{jax.tree_util.keystr(path)} of {typed(leaf)}, which grows "
                 "with the series and with the population: allowed is what the next step needs"
             )
 
 
 def _first_features(encoder: Any, sizes: Sizes, own_inputs: bool) -> None:
-    """Refuse features that are not finite, or that depend on the block their agent sits in."""
-    count = min(FEW, sizes.agents)
+    """Refuse features that are not finite, or that depend on an agent's place in its block."""
+    dims, dtype = sizes.dimensions, sizes.dtype
 
     def lived(encoder: Any, index: Array) -> Array:
         agents = Agents(index, seed_words(jax.random.key(0)))
-        parameters = encoder.parameters(agents, sizes.dimensions, sizes.dtype)
-        state = encoder.init(parameters, agents, sizes.dimensions, sizes.dtype)
-        found = []
-        for step, row in enumerate(sizes.inputs):
-            own = jnp.broadcast_to(row[:, None], (len(row), len(index))) if own_inputs else row
-            state, features = encoder.encode(
-                parameters, state, agents, jnp.asarray(own), jnp.int32(step)
-            )
-            found.append(features)
-        return jnp.stack(found)
+        parameters = encoder.parameters(agents, dims, dtype)
 
-    index = jnp.arange(count, dtype=jnp.uint32)
+        def step(state: Tree, row: tuple[Array, Array]) -> tuple[Tree, Array]:
+            seen = jnp.broadcast_to(row[0][:, None], (dims.inputs, len(index)))
+            inputs = seen if own_inputs else row[0]
+            return encoder.encode(parameters, state, agents, inputs, row[1])
+
+        first = encoder.init(parameters, agents, dims, dtype)
+        return jax.lax.scan(step, first, (jnp.asarray(sizes.inputs), jnp.arange(2)))[1]
+
+    index = np.arange(min(FEW, sizes.agents), dtype=np.uint32)
+    life = jax.jit(lived)
     with sizes.calling("encode"):
-        together, apart = jax.jit(lambda one: (lived(one, index), lived(one, index[1:])))(encoder)
-    _finite("encode", features=together)
-    if count < 2:
-        return
-    gap = float(jnp.max(jnp.abs(together[..., 1:] - apart)))
-    if gap > CLOSE * max(float(jnp.max(jnp.abs(together))), 1e-6):
+        found, turned = life(encoder, index), life(encoder, np.roll(index, 1))
+    finite("encode", features=found)
+    gap = float(jnp.max(jnp.abs(jnp.roll(found, 1, axis=-1) - turned)))
+    if gap > CLOSE * float(jnp.max(jnp.abs(found))):
         raise ContractError(
-            f"encode gives agent 1 other features ({gap:.1e} apart) in a block that agent 0 is not "
-            "in: allowed is luck of an agent's own, memoa_jax.draws by agents.index"
+            f"encode gives agent 0 other features ({gap:.1e} apart) at another place of its block: "
+            "allowed is luck of an agent's own, memoa_jax.draws by agents.index"
         )
-
-
-def _finite(function: str, **found: Any) -> None:
-    for name, values in found.items():
-        if not bool(jnp.all(jnp.isfinite(values))):
-            allowed = "allowed is finite numbers"
-            raise ContractError(
-                f"{function} returned {name} with NaN or infinity at step 0: {allowed}"
-            )
 
 
 def _refuse_sums(values: Array) -> Array:
@@ -424,22 +318,3 @@ def _seen(sizes: Sizes) -> Observation:
 
 def _cube(sizes: Sizes) -> tuple[int, int, int]:
     return (sizes.dimensions.outputs, sizes.dimensions.features, sizes.agents)
-
-
-def _typed(leaf: Any) -> str:
-    return f"shape {_words(leaf.shape, leaf.dtype)}"
-
-
-def _words(shape: tuple[int, ...], dtype: Any) -> str:
-    return f"{tuple(shape)}, {np.dtype(dtype)}"
-
-
-def _named(value: Any) -> str:
-    if isinstance(value, Shaped):
-        return f"an array of {_typed(value)}"
-    return "None" if value is None else f"of type {type(value).__name__}"
-
-
-def _cut(structure: Any) -> str:
-    text = str(structure).removeprefix("PyTreeDef(").removesuffix(")")
-    return text if len(text) <= 80 else text[:77] + "..."

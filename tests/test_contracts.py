@@ -31,14 +31,16 @@ def sizes(features=FEATURES, dtype="float32", agents=AGENTS):
 @pytest.mark.parametrize("name", ENCODERS)
 def test_built_in_encoders_keep_the_contract(name, dtype):
     # Views make inputs of the agents' own, and are given everybody's.
-    for own_inputs in [False] if name == "views" else [False, True]:
-        check_encoder(ENCODERS[name](0.7), sizes(dtype=dtype), own_inputs=own_inputs)
+    own_inputs = dtype == "float64" and name != "views"
+    check_encoder(ENCODERS[name](0.7), sizes(dtype=dtype), own_inputs=own_inputs)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", POLICIES)
 def test_built_in_policies_keep_the_contract(name, dtype):
-    check_policy(POLICIES[name](0.7), sizes(dtype=dtype), streamed=True)
+    # That one's status asks for a block's largest number; blocks' bits are then joined.
+    streamed = name != "greedy forecast"
+    check_policy(POLICIES[name](0.7), sizes(dtype=dtype), streamed=streamed)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -87,9 +89,10 @@ BAD_ENCODERS = {
     "no tree": ("@record\n", "import dataclasses\n@dataclasses.dataclass\n", "Mine is no pytree: "),
     "text": ("Mine(gain,", "Mine('loud',", "Mine.gain is of type str: allowed is real numbers"),
     "static array": (
-        "static()",
-        "static()\n    own: str = static(default=jnp.ones(2))",
-        "Mine has a static field that cannot be hashed (unhashable type",
+        "return Mine(gain, width)",
+        "made = Mine(gain, width)\n    object.__setattr__(made, 'features', Size(width))\n"
+        "    return made\n\nclass Size(int):\n    __hash__ = None",
+        "Mine has a static field that cannot be hashed (unhashable type: 'Size'): allowed is what",
     ),
     "no features": ("Mine(gain, width)", "Mine(gain, 0)", "Mine.features = 0: allowed is p, a who"),
     "features as data": ("features: int = static()", "features: int", "features is data: allowed"),
@@ -138,7 +141,7 @@ BAD_ENCODERS = {
         "fresh = normals(",
         "fresh = jax.random.normal(jax.random.key(0), parameters[0].shape, parameters.dtype)\n"
         "        normals(",
-        "encode gives agent 1 other features (",
+        "encode gives agent 0 other features (",
     ),
 }
 BAD_POLICIES = {

@@ -40,6 +40,7 @@ ORDER = [
     "timeseries",
     "series",
     "scaling",
+    "contract_faults",
     "contracts",
     "encoders",
     "mixture",

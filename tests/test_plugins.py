@@ -256,7 +256,7 @@ def test_a_sweep_takes_a_size_as_whole_and_a_number_as_data(mine, capsys):
     assert len(rows) == 6
     # Two widths are two shapes of a program; pulls are numbers in one.
     assert "to compile 2 programs" in capsys.readouterr().out
-    for run in plan(swept)[1::4]:
+    for run in plan(swept)[4:5]:
         values = [f"--set={key}={value}" for key, value in run.values.items()]
         assert main(["run", "project/mine.toml", "--out", "one", *values]) == 0
         alone = summary_of("one")["policies"]["lean"]["server_rmse"]
