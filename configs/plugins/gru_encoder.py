@@ -68,7 +68,7 @@ class Gru:
         d, width, count = dimensions.outputs, self.weights.move.shape[1], agents.index.shape[0]
         own, others = 3 * width, d * (self.features - 1) * width
         biases = normals(agents, Stream.BIASES, 0, own, dtype)
-        looks = normals(agents, Stream.INPUT_WEIGHTS, 0, others, dtype) / np.sqrt(width)
+        looks = normals(agents, Stream.INPUT_WEIGHTS, 0, others, dtype) / width**0.5
         weights, units = jax.tree.map(lambda leaf: leaf.astype(dtype), (self.weights, self.units))
         return Own(
             weights=weights,

@@ -61,7 +61,7 @@ class Nlms:
         move = observation.target - state.target
         error = move[:, None] - _forecast(state.features, state.readout)
         size = self.floor + jnp.sum(state.features**2, axis=(0, 1))
-        step = self.rate * jnp.sum(state.features * error[:, None], axis=0) / size
+        step = self.rate * jnp.sum(state.features * error[:, None], axis=0) / size[None]
         # A move is known where both of its ends are; before step 0 nothing is.
         readout = state.readout + jnp.where(state.known & observation.known, step, 0.0)
         forecast = _forecast(observation.features, readout)
