@@ -60,6 +60,7 @@ def has_functions(made: Any, contract: type, family: str) -> None:
 
 
 def is_tree(made: Any, kind: str) -> None:
+    """Refuse what is no pytree of real numbers with the rest static."""
     structure: Any
     flat, structure = jax.tree_util.tree_flatten_with_path(made)
     if any(leaf is made for _, leaf in flat):
@@ -77,7 +78,7 @@ def is_tree(made: Any, kind: str) -> None:
         allowed = "allowed is what can be hashed; arrays and lists of numbers are data"
         raise ContractError(
             f"{kind} has a static field that cannot be hashed ({error}): {allowed}"
-        ) from (None)
+        ) from None
     again = jax.tree.unflatten(structure, [leaf for _, leaf in flat])
     if jax.tree.structure(again) != structure:
         allowed = "allowed is that flattening and unflattening give the same"
@@ -110,8 +111,8 @@ def stepped(function: str, found: Any, state: Tree, what: str) -> None:
     after: Any = jax.tree.structure(found[0])
     if before != after:
         raise ContractError(
-            f"{function} returned a state of structure {cut_short(after)}: allowed is that of init, "
-            f"{cut_short(before)}"
+            f"{function} returned a state of structure {cut_short(after)}: "
+            f"allowed is that of init, {cut_short(before)}"
         )
     pairs = zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(found[0]), strict=True)
     for (path, first), second in pairs:
@@ -135,6 +136,7 @@ def is_array(
 
 
 def finite(function: str, **found: Any) -> None:
+    """Refuse NaN and infinity in what a function returned."""
     for name, values in found.items():
         if not bool(jnp.all(jnp.isfinite(values))):
             allowed = "allowed is finite numbers"
@@ -144,19 +146,23 @@ def finite(function: str, **found: Any) -> None:
 
 
 def typed(leaf: Any) -> str:
+    """Write an array's shape and dtype."""
     return f"shape {words(leaf.shape, leaf.dtype)}"
 
 
 def words(shape: tuple[int, ...], dtype: Any) -> str:
+    """Write a shape and a dtype."""
     return f"{tuple(shape)}, {np.dtype(dtype)}"
 
 
 def named(value: Any) -> str:
+    """Say what a value is that is not what was wanted."""
     if isinstance(value, Shaped):
         return f"an array of {typed(value)}"
     return "None" if value is None else f"of type {type(value).__name__}"
 
 
 def cut_short(structure: Any) -> str:
+    """Write a pytree's structure, shortened."""
     text = str(structure).removeprefix("PyTreeDef(").removesuffix(")")
     return text if len(text) <= 80 else text[:77] + "..."

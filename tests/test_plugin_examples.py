@@ -1,6 +1,7 @@
 """The plug-ins under configs/plugins: a pre-trained network, experts from a file, a policy."""
 
 import dataclasses
+import re
 import shutil
 import subprocess
 import sys
@@ -161,7 +162,7 @@ def test_the_network_runs_from_its_config(examples, capsys):
 def test_experts_run_from_a_file_that_their_script_writes(examples, capsys):
     (missing,) = faults("plugins/experts.toml")
     assert missing.startswith('encoder.path = "')
-    assert missing.endswith('experts.npz": no such file')
+    assert missing.endswith(": no such file")
     script = [sys.executable, "plugins/expert_features.py"]
     done = subprocess.run(script, capture_output=True, text=True, check=True, timeout=120)
     assert "8 experts on 3120 points: ar1, ar2" in done.stdout
@@ -234,9 +235,8 @@ BAD_FILES = {
 def test_experts_files_that_do_not_serve_are_refused(here, change):
     moves = np.ones((5, 2, 6))
     np.savez("e.npz", moves=eval(change, {"np": np, "moves": moves}))
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=re.escape(BAD_FILES[change])):
         function("expert_features:experts")("e.npz", heard=3)
-    assert BAD_FILES[change] in str(caught.value)
     with pytest.raises(ValueError, match="no array other: allowed is one of moves"):
         function("expert_features:experts")("e.npz", array="other")
 
