@@ -17,7 +17,7 @@ from memoa_jax.contracts import (
 from memoa_jax.plugins import PluginError
 from memoa_jax.timeseries import Series, make_series
 
-DTYPES = ["float32", "float64"]
+DTYPES = ["float32", pytest.param("float64", marks=pytest.mark.slow)]
 POINTS, FEATURES, AGENTS = 8, 3, 5
 RNG = np.random.default_rng(0)
 DATA = make_series(RNG.normal(size=(POINTS, 3)), RNG.normal(size=(POINTS, 2)))
@@ -31,12 +31,20 @@ def sizes(features=FEATURES, dtype="float32", agents=AGENTS):
 @pytest.mark.parametrize("name", ENCODERS)
 def test_built_in_encoders_keep_the_contract(name, dtype):
     # Views make inputs of the agents' own, and are given everybody's.
-    own_inputs = dtype == "float64" and name != "views"
+    own_inputs = name.startswith("echo_state")
     check_encoder(ENCODERS[name](0.7), sizes(dtype=dtype), own_inputs=own_inputs)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow)
+        if name.startswith("centralized") or name.endswith("late")
+        else name
+        for name in POLICIES
+    ],
+)
 def test_built_in_policies_keep_the_contract(name, dtype):
     # That one's status asks for a block's largest number; blocks' bits are then joined.
     streamed = name != "greedy forecast"

@@ -31,7 +31,6 @@ from memoa_jax.plugins import find
 from memoa_jax.timeseries import make_series, part
 
 FOLDER = Path(__file__).parents[1] / "configs" / "plugins"
-DTYPES = ["float32", "float64"]
 
 
 @pytest.fixture
@@ -65,8 +64,7 @@ def sizes_of(series, features, dtype="float32", agents=5):
     return Sizes.of(series, features, agents, dtype)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("own_inputs", [False, True])
+@pytest.mark.parametrize(("dtype", "own_inputs"), [("float32", False), ("float64", True)])
 def test_the_network_keeps_the_contract(dtype, own_inputs):
     series = waves(gap=7)
     check_encoder(trained(series), sizes_of(series, 3, dtype), own_inputs=own_inputs)
@@ -123,6 +121,7 @@ def test_the_network_refuses_rows_that_count():
         function("gru_encoder:gru")(part(waves(), 10), prefix=30)
 
 
+@pytest.mark.slow
 def test_the_network_is_worth_its_training():
     """On chaos its agents end far below agents with random features, and below persistence."""
     series = part(standardise(all_series.logistic(400), "levels"), 150)
@@ -144,11 +143,13 @@ def test_the_network_is_worth_its_training():
 
 
 def test_the_network_runs_from_its_config(examples, capsys):
-    less = ["agents=5", "series={kind='logistic', steps=40, scored_from=20}", "encoder.steps=3",
-            "encoder.prefix=20", "encoder.width=4"]  # fmt: skip
+    less = [
+        *("agents=5", "series={kind='logistic', steps=40, scored_from=20}", "encoder.prefix=20"),
+        *("encoder.steps=3", "encoder.width=4", "policy=[{kind='greedy', game='forecast'}]"),
+    ]
     sets = [f"--set={one}" for one in less]
     assert main(["run", "plugins/gru.toml", "--out", "out", *sets]) == 0
-    assert list(summary_of("out")["policies"]) == ["greedy-forecast", "decentralized-forecast"]
+    assert summary_of("out")["series"] == "logistic"
     capsys.readouterr()
     assert main(["run", "plugins/gru.toml", "--out", "no", *sets, "--set=encoder.prefix=21"]) == 2
     said = capsys.readouterr().err
@@ -281,6 +282,7 @@ def _both(count):
     return Record(agents=tuple(range(count)), fields=("features", "prediction"))
 
 
+@pytest.mark.slow
 def test_the_policy_s_numbers_are_data():
     """Mapped over and differentiated: no program is compiled per value."""
     nlms = function("my_policy:nlms", "policy")
@@ -289,16 +291,16 @@ def test_the_policy_s_numbers_are_data():
     def score(rate):
         policy = kind(rate=rate, lean=0.5, floor=1e-3)
         life = simulate(
-            all_series.logistic(15), random_features(2), policy, uniform_mixture(),
+            all_series.logistic(8), random_features(2), policy, uniform_mixture(),
             num_agents=3, key=jax.random.key(0), dtype="float64",
         )  # fmt: skip
         return life.summary.mean_agent_cost
 
     rates = jnp.array([0.1, 0.5])
     mapped = jax.jit(jax.vmap(score))(rates)
-    np.testing.assert_allclose(mapped[1], score(0.5), rtol=1e-9)
+    np.testing.assert_allclose(mapped[1], jax.jit(score)(0.5), rtol=1e-9)
     assert mapped[0] != mapped[1]
-    assert np.isfinite(jax.grad(score)(0.5))
+    assert np.isfinite(jax.jit(jax.grad(score))(0.5))
 
 
 def test_the_policy_runs_from_its_config(examples, capsys):
