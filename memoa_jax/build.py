@@ -12,13 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from memoa_jax import build_plugins as plugins
 from memoa_jax import download, encoders, experts, mixture, participation, policies, scaling
-from memoa_jax.config import POLICIES, Config, GivenFeatures, ParticipationFile
+from memoa_jax.config import POLICIES, Config, GivenFeatures, ParticipationFile, PluginEncoder
 from memoa_jax.config_affine import Affine
 from memoa_jax.config_faults import ConfigError
 from memoa_jax.config_file import put
-from memoa_jax.config_series import SERIES, Boc, Ett, OwnTable, PublicData
+from memoa_jax.config_plugins import PluginMixture, PluginPolicy, PluginTable
+from memoa_jax.config_series import SERIES, Boc, Ett, OwnTable, PluginSeries, PublicData
 from memoa_jax.config_values import Table, kind_of
+from memoa_jax.contracts import Sizes, check_encoder, check_mixture, check_policy, check_series
 from memoa_jax.draws import seed_words
 from memoa_jax.game import GameCost
 from memoa_jax.recording import Record
@@ -75,7 +78,11 @@ def series(table: SERIES) -> Series:
         keys["path"] = series_file(table)
     if isinstance(table, OwnTable):
         keys["rows"] = tuple(table.rows) if table.rows else None
-    built = SERIES_KINDS[kind_of(type(table))](**keys)
+    if isinstance(table, PluginSeries):
+        with plugins.told(table):
+            built = check_series(plugins.made(table))
+    else:
+        built = SERIES_KINDS[kind_of(type(table))](**keys)
     if table.standardise:
         wanted = "levels" if table.standardise is True else table.standardise
         built = scaling.standardise(built, wanted)
@@ -86,19 +93,46 @@ def series(table: SERIES) -> Series:
     return dataclasses.replace(built, name=table.name) if table.name else built
 
 
-def encoder(config: Config, points: int, changes: Changes = UNCHANGED) -> Encoder:
-    """Build the encoder of a config for a series of `points` points."""
+def encoder(
+    config: Config, points: int, changes: Changes = UNCHANGED, series: Series | None = None
+) -> Encoder:
+    """Build the encoder of a config for a series of `points` points.
+
+    A plug-in may be made of the series, and is held to its contract on it.
+    """
     table = config.encoder
+    if isinstance(table, PluginEncoder):
+        return _plugin_encoder(config, table, series)
     if isinstance(table, GivenFeatures):
         return encoders.given_features(_given(table, points, config.agents))
     keys = _changed(_keys(table), changes, "encoder")
     views = keys.pop("views")
     built: Encoder = getattr(encoders, kind_of(type(table)))(**keys)
+    return _seen(built, views)
+
+
+def _seen(built: Encoder, views: Mapping[str, Any] | None) -> Encoder:
+    """Return an encoder whose agents see the inputs in their own ways, if they do."""
     if views is None:
         return built
     return encoders.views(
         built, max_delay=views["delay"], offset=views["offset"], noise=views["noise"]
     )
+
+
+def _plugin_encoder(config: Config, table: PluginEncoder, series: Series | None) -> Encoder:
+    built: Encoder = plugins.made(table, series)
+    views = None if table.views is None else table.views.model_dump()
+    if series is not None:
+        sizes = _sizes(config, table, series, getattr(built, "features", 1))
+        plugins.hold(table, built, sizes, check_encoder, own_inputs=views is not None)
+    return _seen(built, views)
+
+
+def _sizes(config: Config, table: PluginTable, series: Series, features: int) -> Sizes:
+    """Return what a plug-in is checked for."""
+    with plugins.told(table) as plugin:
+        return Sizes.of(series, features, config.agents, config.dtype, plugin.files)
 
 
 def _given(table: GivenFeatures, points: int, agents: int) -> NDArray[Any]:
@@ -133,6 +167,9 @@ def _array(where: str, path: str, name: str) -> NDArray[Any]:
 
 def policy(table: POLICIES, changes: Changes = UNCHANGED) -> Policy:
     """Build one policy of a config."""
+    if isinstance(table, PluginPolicy):
+        made: Policy = plugins.made(table)
+        return made
     build = getattr(policies, kind_of(type(table)))
     keys = _changed(_keys(table), changes, "policy")
     if "cost" in keys:
@@ -152,10 +189,29 @@ def check_gains(config: Config, table: POLICIES, series: Series, encoder: Encode
         faults = list(table.misfits(encoder.features, series.targets.shape[1]))
         if faults:
             raise ConfigError([f"policy.{place}.{fault}" for fault in faults])
+    hold(config, table, series, encoder)
+
+
+def hold(config: Config, table: POLICIES, series: Series, encoder: Encoder) -> None:
+    """Hold a plug-in that is the policy or the mixture of a run to its contract.
+
+    Raises:
+      ConfigError: naming the plug-in and the contract that it breaks.
+    """
+    if isinstance(table, PluginPolicy):
+        sizes = _sizes(config, table, series, encoder.features)
+        streamed = config.run.schedule == "stream"
+        plugins.hold(table, policy(table), sizes, check_policy, streamed=streamed)
+    if isinstance(config.mixture, PluginMixture):
+        sizes = _sizes(config, config.mixture, series, encoder.features)
+        plugins.hold(config.mixture, server_mixture(config), sizes, check_mixture)
 
 
 def server_mixture(config: Config, changes: Changes = UNCHANGED) -> Mixture:
     """Build the server's mixture."""
+    if isinstance(config.mixture, PluginMixture):
+        made: Mixture = plugins.made(config.mixture)
+        return made
     keys = _changed(_keys(config.mixture), changes, "mixture")
     return MIXTURE_KINDS[kind_of(type(config.mixture))](**keys)
 

@@ -239,6 +239,7 @@ def _validate(parsed: argparse.Namespace) -> int:
 
 def _list(_: argparse.Namespace) -> int:
     from memoa_jax.config import FAMILIES
+    from memoa_jax.config_plugins import plugin_lines
 
     titles = {
         "series": "series",
@@ -251,6 +252,8 @@ def _list(_: argparse.Namespace) -> int:
         print(f"{title}:")
         for kind, table in FAMILIES[family].items():
             print(f"  {kind:16} {(table.__doc__ or '').splitlines()[0]}")
+        for line in plugin_lines(family, FAMILIES[family]):
+            print(f"  {line}")
     return OK
 
 

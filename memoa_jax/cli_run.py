@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
+import traceback
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,11 +45,14 @@ def run_config(parsed: argparse.Namespace) -> int:
     first = jax.process_index() == 0
     say = tell if first else _silent
     try:
-        with only_writer(folder) if first else nullcontext():
+        # What a plug-in prints is no result.
+        with only_writer(folder) if first else nullcontext(), redirect_stdout(sys.stderr):
             reader, summary = _carry_out(parsed, config, folder, say)
     except LockedError as error:
         return fail(WRONG, f"--out {error}")
     except ConfigError as error:
+        if getattr(parsed, "debug", False):
+            tell("".join(traceback.format_exception(error)))
         return fail(WRONG, *(f"{parsed.config}: {line}" for line in error.faults))
     except RunError as error:
         return fail(FAILED, f"{error}{_then(folder)}")

@@ -16,7 +16,13 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from memoa_jax.choices import Containment
 from memoa_jax.config_affine import Affine
 from memoa_jax.config_mixtures import MIXTURES, OneMixture, Ridge
-from memoa_jax.config_series import SERIES
+from memoa_jax.config_plugins import (
+    ByKind,
+    PluginMixture,
+    PluginPolicy,
+    PluginTable,
+)
+from memoa_jax.config_series import SERIES, PluginSeries
 from memoa_jax.config_values import (
     Count,
     FileName,
@@ -33,6 +39,7 @@ from memoa_jax.config_values import (
     Whole,
     members,
 )
+from memoa_jax.plugins import short
 
 GameName = Literal["hindsight", "forecast"]
 
@@ -80,7 +87,13 @@ class GivenFeatures(EncoderTable):
     )
 
 
-ENCODERS: TypeAlias = RandomFeatures | EchoState | GivenFeatures
+class PluginEncoder(EncoderTable, PluginTable):
+    """an encoder of your own"""
+
+    views: Views | None = None
+
+
+ENCODERS: TypeAlias = RandomFeatures | EchoState | GivenFeatures | PluginEncoder
 
 
 class Bernoulli(Table):
@@ -207,7 +220,7 @@ class Centralized(Game):
     name: Label = "centralized"
 
 
-POLICIES: TypeAlias = Greedy | Decentralized | Centralized | Affine
+POLICIES: TypeAlias = Greedy | Decentralized | Centralized | Affine | PluginPolicy
 
 
 class Run(Table):
@@ -232,11 +245,11 @@ class Record(Table):
     fields: list[Literal["prediction", "control", "features", "weights"]] = Field(["prediction"])
 
 
-OneSeries: TypeAlias = Annotated[SERIES, Field(discriminator="kind")]
-OneEncoder: TypeAlias = Annotated[ENCODERS, Field(discriminator="kind")]
+OneSeries: TypeAlias = Annotated[SERIES, ByKind("series")]
+OneEncoder: TypeAlias = Annotated[ENCODERS, ByKind("encoder")]
 OneParticipation: TypeAlias = Annotated[PARTICIPATIONS, Field(discriminator="kind")]
 Policies: TypeAlias = Annotated[
-    list[Annotated[POLICIES, Field(discriminator="kind")]],
+    list[Annotated[POLICIES, ByKind("policy")]],
     Field(min_length=1, description="one [[policy]] table or more"),
 ]
 
@@ -346,7 +359,7 @@ class Cell(NamedTuple):
 
 def label(table: SERIES | ENCODERS) -> str:
     """Return what a study calls a series or an encoder: its name, or its kind."""
-    return table.name or table.kind
+    return table.name or short(table.kind)
 
 
 FAMILIES = {
@@ -357,3 +370,10 @@ FAMILIES = {
     "participation": members(PARTICIPATIONS),
 }
 """Every kind that a config may name, by table."""
+PLUGINS: dict[str, type[PluginTable]] = {
+    "series": PluginSeries,
+    "encoder": PluginEncoder,
+    "mixture": PluginMixture,
+    "policy": PluginPolicy,
+}
+"""The table of a plug-in, by the table of the config that it stands in."""

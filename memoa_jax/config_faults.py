@@ -14,10 +14,12 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from memoa_jax.config import FAMILIES, Config, Study
+from memoa_jax.config import FAMILIES, PLUGINS, Config, Study
 from memoa_jax.config_kinds import KINDS, command_of
+from memoa_jax.config_plugins import TAG, is_plugin, plugin_faults
 from memoa_jax.config_sweep import between_keys
 from memoa_jax.config_values import Table, kind_of
+from memoa_jax.plugins import registered, short
 
 Keys = tuple[str | int, ...]
 """Where a value stands in a config: ("policy", 0, "window")."""
@@ -79,8 +81,11 @@ def _between_keys(raw: dict[str, Any]) -> Iterator[tuple[Keys, str]]:
         path, table = node.get("path"), FAMILIES[str(keys[0])].get(str(node.get("kind")))
         if table is not None and "path" not in table.model_fields:
             continue  # an unknown key, and told as one
+        if is_plugin(node.get("kind"), str(keys[0]), FAMILIES[str(keys[0])]):
+            continue
         if isinstance(path, str) and path and not os.path.isfile(path):
             yield (*keys, "path"), f"{_dotted(keys)}.path = {json.dumps(path)}: no such file"
+    yield from _plugins(raw)
     yield from between_keys(raw)
     if "seed" in raw and "seeds" in raw and command_of(raw) == "run":
         yield ("seeds",), "seeds: seed is given too; allowed is one of them"
@@ -103,6 +108,23 @@ def _between_keys(raw: dict[str, Any]) -> Iterator[tuple[Keys, str]]:
             yield ("record", "agents", index), f"{place}: allowed is 0 to {agents - 1}"
 
 
+def plugins_at(raw: dict[str, Any]) -> Iterator[tuple[Keys, dict[str, Any]]]:
+    """Yield the tables of a raw config that name plug-ins, with their places."""
+    for keys, table in tables_at(raw, list(PLUGINS)):
+        family = str(keys[0])
+        if is_plugin(table.get("kind"), family, FAMILIES[family]):
+            yield keys, table
+
+
+def _plugins(raw: dict[str, Any]) -> Iterator[tuple[Keys, str]]:
+    """Yield what is wrong with plug-ins, which are imported for it."""
+    for keys, table in plugins_at(raw):
+        family = str(keys[0])
+        for key, fault in plugin_faults(family, table, PLUGINS[family].model_fields):
+            shown = f" = {show(table[key])}" if key in table else ""
+            yield (*keys, key), f"{_dotted((*keys, key))}{shown}: {fault}"
+
+
 def tables_at(
     raw: dict[str, Any], families: Sequence[str]
 ) -> Iterator[tuple[Keys, dict[str, Any]]]:
@@ -120,9 +142,11 @@ def _labels(raw: dict[str, Any], family: str) -> Iterator[tuple[Keys, str]]:
     """Yield the labels of a list of tables that another one has, or that the run itself uses."""
     seen: set[str] = set()
     for keys, table in tables_at(raw, [family]):
-        if not isinstance(raw[family], list) or str(table.get("kind")) not in FAMILIES[family]:
+        kind, known = table.get("kind"), FAMILIES[family]
+        bundled = str(kind) in known
+        if not isinstance(raw[family], list) or not (bundled or is_plugin(kind, family, known)):
             continue
-        label = str(table.get("name", table["kind"]))
+        label = str(table.get("name", kind if bundled else short(str(kind))))
         place = f"{_dotted(keys)}.name = {show(label)}"
         kept = label in ("persistence", "running_mean") or label.startswith("uncoupled")
         if family == "policy" and kept:
@@ -156,7 +180,11 @@ def _explain(raw: dict[str, Any], details: ErrorDetails) -> tuple[Keys, str]:
             return (*keys, "kind"), f"{dotted}.kind: missing; allowed: {kinds}"
         case "union_tag_invalid":
             kind = details["input"].get("kind")  # the tag is its text
-            hint = did_you_mean(str(kind), list(FAMILIES[str(keys[0])]))
+            family = str(keys[0])
+            known = [*FAMILIES[family], *(registered(family) if family in PLUGINS else [])]
+            hint = did_you_mean(str(kind), known)
+            if family in PLUGINS and "." in str(kind):
+                hint = "; a plug-in is package.module:function"
             return (*keys, "kind"), f"{dotted}.kind = {show(kind)}: unknown kind{hint}"
         case "missing":
             return keys, f"{dotted}: missing; allowed is {describe(annotation)}"
@@ -174,7 +202,7 @@ def _place(raw: dict[str, Any], loc: Sequence[str | int]) -> Keys:
     depth = 1 if rest and isinstance(rest[0], int) else 0
     family = FAMILIES.get(str(first), {})
     # The kind of a family's table; a family of one is no union: nothing was added.
-    if len(family) > 1 and len(rest) > depth and rest[depth] in family:
+    if len(family) > 1 and len(rest) > depth and rest[depth] in (*family, TAG):
         del rest[depth]
     # The number of a table that stands alone in the file, in a study of one series.
     if depth and isinstance(raw.get(str(first)), dict):
@@ -222,7 +250,9 @@ def _table(annotation: Any, raw: Any) -> type[Table] | None:
         kind = raw.get("kind") if isinstance(raw, dict) else None
         # Where a kind may be left out, it is the family's first.
         kind = kind_of(found[0]) if kind is None else kind
-        found = [table for table in found if kind_of(table) == kind]
+        found = [table for table in found if kind_of(table) in (kind, "")]
+        found.sort(key=kind_of, reverse=True)  # a plug-in's, of any kind, comes last
+        found = found[:1]
     return found[0] if len(found) == 1 else None
 
 

@@ -15,11 +15,20 @@ from typing import Any
 from pydantic import ValidationError
 
 from memoa_jax.config import Config, Study
-from memoa_jax.config_faults import ConfigError, Keys, did_you_mean, explain, tables_at
+from memoa_jax.config_faults import (
+    ConfigError,
+    Keys,
+    did_you_mean,
+    explain,
+    plugins_at,
+    tables_at,
+)
 from memoa_jax.config_kinds import model_of
+from memoa_jax.config_plugins import is_file
 from memoa_jax.config_sweep import Sweep
 from memoa_jax.config_tune import TuneConfig
 from memoa_jax.config_tune import faults as tuning_faults
+from memoa_jax.plugins import beside, is_full, short
 
 _PATHS = ("path", "cache")
 """The keys that hold file names, in the tables of `_FAMILIES`."""
@@ -31,6 +40,8 @@ _SEEDS: dict[Keys, str] = {("seed",): "seeds", ("seeds",): "seed"}
 
 def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config | Study:
     """Read a config file, apply overrides, and check it against the schema.
+
+    Plug-ins that it names are imported: see `memoa_jax.plugins`.
 
     File names in the result are absolute: those of the file are taken from its own folder,
     those of an override from the working directory, as on any command line.
@@ -64,6 +75,7 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config 
         if place in _SEEDS:
             raw.pop(_SEEDS[place], None)
     anchor(raw, Path.cwd())
+    locate(raw, Path(source).resolve().parent, Path.cwd())
     model = model_of(raw)
     error_found = None
     try:
@@ -111,11 +123,35 @@ def _sibling(path: Path) -> str:
 
 def anchor(raw: dict[str, Any], folder: Path) -> None:
     """Make the relative file names of a raw config absolute, in place."""
+    for table, key in _named_files(raw):
+        # pathlib's expanduser raises on the home of nobody
+        table[key] = os.path.normpath(folder / os.path.expanduser(table[key]))
+
+
+def locate(raw: dict[str, Any], *folders: Path) -> None:
+    """Tell every plug-in which of some folders its module stands in, in place.
+
+    One that is told a folder which has it is left alone; so is one that none of them has, which
+    is then among the installed packages.
+    """
+    for _, table in plugins_at(raw):
+        kind, known = table["kind"], table.get("folder")
+        if is_full(kind) and not (isinstance(known, str) and beside(kind, Path(known))):
+            here = [str(folder) for folder in folders if beside(kind, folder)]
+            table |= {"folder": here[0]} if here else {}
+
+
+def _named_files(raw: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield the tables of a raw config that name files, with the keys that hold the names."""
+    plugged = [table for _, table in plugins_at(raw)]
+    for table in plugged:
+        for key in [key for key in table if key == "folder" or is_file(key)]:
+            if isinstance(table[key], str) and table[key]:
+                yield table, key
     for _, table in tables_at(raw, _FAMILIES):
         for key in _PATHS:
-            if isinstance(table.get(key), str) and table[key]:
-                # pathlib's expanduser raises on the home of nobody
-                table[key] = os.path.normpath(folder / os.path.expanduser(table[key]))
+            if isinstance(table.get(key), str) and table[key] and table not in plugged:
+                yield table, key
 
 
 def override(raw: dict[str, Any], text: str) -> Keys:
@@ -175,7 +211,7 @@ def _element(items: list[Any], name: str, where: str) -> int:
     tables = [item if isinstance(item, dict) else {} for item in items]
     # A table without a name goes by its kind; after that, any that is the only one of its kind.
     for values in (
-        [table.get("name", table.get("kind")) for table in tables],
+        [table.get("name", short(str(table.get("kind")))) for table in tables],
         [table.get("kind") for table in tables],
     ):
         if values.count(name) == 1:
@@ -222,10 +258,8 @@ def resolved(config: Config | Study, folder: Path) -> dict[str, Any]:
 
 def _relocated(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Make the file names of a raw config relative to a folder, in place, and return it."""
-    for _, table in tables_at(raw, _FAMILIES):
-        for key in _PATHS:
-            if key in table:
-                table[key] = _relative(table[key], folder)
+    for table, key in _named_files(raw):
+        table[key] = _relative(table[key], folder)
     return raw
 
 

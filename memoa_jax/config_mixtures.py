@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field
 
+from memoa_jax.config_plugins import ByKind, PluginMixture
 from memoa_jax.config_values import Flag, Inside, Number, Positive, Table
 
 
@@ -57,13 +58,13 @@ class FixedShare(Table):
     gradient: Flag = True
 
 
-MIXTURES: TypeAlias = Ridge | Uniform | ExponentialWeights | Bernstein | Polynomial | FixedShare
+MIXTURES: TypeAlias = (
+    Ridge | Uniform | ExponentialWeights | Bernstein | Polynomial | FixedShare | PluginMixture
+)
 
 
 def _ridge_by_default(raw: Any) -> Any:
     return {"kind": "ridge", **raw} if isinstance(raw, dict) else raw
 
 
-OneMixture: TypeAlias = Annotated[
-    MIXTURES, Field(discriminator="kind"), BeforeValidator(_ridge_by_default)
-]
+OneMixture: TypeAlias = Annotated[MIXTURES, ByKind("mixture"), BeforeValidator(_ridge_by_default)]

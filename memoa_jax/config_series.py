@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from memoa_jax.config_plugins import PluginTable
 from memoa_jax.config_values import (
     Count,
     Label,
@@ -213,6 +214,10 @@ class OwnTable(SeriesTable):
     name: Text = "table"
 
 
+class PluginSeries(SeriesTable, PluginTable):
+    """a series of your own"""
+
+
 SERIES: TypeAlias = (
     Periodic
     | Logistic
@@ -226,4 +231,5 @@ SERIES: TypeAlias = (
     | Boc
     | Ett
     | OwnTable
+    | PluginSeries
 )

@@ -13,6 +13,7 @@ from pydantic import Field
 from memoa_jax.choices import Constraint, Measure, Mode, Optimiser
 from memoa_jax.config import POLICIES, Config, Seeds
 from memoa_jax.config_affine import Affine
+from memoa_jax.config_plugins import PluginTable
 from memoa_jax.config_values import Count, Inside, Label, NonNegative, Positive, Table, Text
 
 TUNABLE: Mapping[str, Constraint] = {
@@ -138,7 +139,8 @@ def _value(config: Config, policy: POLICIES, key: str) -> Any:
     family, *names = key.split(".")
     node: Any = {"policy": policy, "encoder": config.encoder, "mixture": config.mixture}[family]
     for name in names:
-        node = getattr(node, name, None)
+        # A plug-in's arguments are plain numbers, and may be sizes: there is no slope in them.
+        node = None if isinstance(node, PluginTable) else getattr(node, name, None)
     return node
 
 

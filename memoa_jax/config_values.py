@@ -51,10 +51,10 @@ class Table(BaseModel):
 
 
 def kind_of(table: type[Table]) -> str:
-    """Return the `kind` that selects a table among its family."""
-    return str(get_args(table.model_fields["kind"].annotation)[0])
+    """Return the `kind` that selects a table among its family; "" for one of many kinds."""
+    return "".join(map(str, get_args(table.model_fields["kind"].annotation)))
 
 
 def members(union: Any) -> dict[str, type[Table]]:
     """Return a family's tables by kind, in the order they are declared."""
-    return {kind_of(table): table for table in get_args(union) or (union,)}
+    return {kind_of(table): table for table in get_args(union) or (union,) if kind_of(table)}

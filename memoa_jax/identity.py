@@ -10,8 +10,10 @@ from typing import Any
 
 from memoa_jax._version import __version__
 from memoa_jax.config import Config, Study
-from memoa_jax.config_faults import show, tables_at
+from memoa_jax.config_faults import plugins_at, show, tables_at
+from memoa_jax.config_plugins import is_file
 from memoa_jax.files import file_hash
+from memoa_jax.plugins import find
 
 PACKAGES = ("jax", "jaxlib", "numpy")
 
@@ -41,7 +43,26 @@ def identity(
             with contextlib.suppress(OSError):  # whoever reads it will tell
                 known[path] = known.get(path) or file_hash(Path(path))
                 table["path"] = known[path]
+    for place, table in plugins_at(raw):
+        for key in [key for key in table if is_file(key) and Path(str(table[key])).is_file()]:
+            table[key] = known[table[key]] = known.get(table[key]) or file_hash(Path(table[key]))
+        table["plug-in"] = _source(table, str(place[0]))
+        table.pop("folder", None)
     return raw
+
+
+def plugins(config: Config | Study) -> dict[str, dict[str, str | None]]:
+    """Return the plug-ins of a config by what names them: their source's hash, their version."""
+    raw = config.model_dump(exclude_none=True)
+    return {
+        ".".join(map(str, place)): {"kind": table["kind"], **_source(table, str(place[0]))}
+        for place, table in plugins_at(raw)
+    }
+
+
+def _source(table: Mapping[str, Any], family: str) -> dict[str, str | None]:
+    plugin = find(table["kind"], family, table.get("folder"))
+    return {"sha256": plugin.digest(), "version": plugin.version}
 
 
 def difference(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:

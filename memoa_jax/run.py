@@ -22,12 +22,14 @@ from memoa_jax.config import (
     Game,
     GivenFeatures,
     ParticipationFile,
+    Study,
 )
 from memoa_jax.config_faults import ConfigError
 from memoa_jax.config_file import to_toml
+from memoa_jax.config_plugins import PluginTable
 from memoa_jax.download import DownloadError
 from memoa_jax.files import file_hash
-from memoa_jax.identity import versions
+from memoa_jax.identity import plugins, versions
 from memoa_jax.policy_run import Common, PolicyRun
 from memoa_jax.report import Comparison, Finished, platform_facts, summarise, write
 from memoa_jax.series import Series
@@ -69,10 +71,10 @@ def run(
     with in_one_line():
         canary.check_build()
         series = build.series(config.series)
-        encoder = build.encoder(config, series.num_points)
+        encoder = build.encoder(config, series.num_points, series=series)
         build.present(config, series.num_points)
         files = {file.name: file for file in input_files(config).values()}
-        facts = {**manifest(config.dtype, files), "seed": config.seed}
+        facts = {**manifest(config, files), "seed": config.seed}
 
     def written(found: Comparison) -> dict[str, Any]:
         summary = summarise(found)
@@ -265,14 +267,18 @@ def input_files(config: Config) -> dict[str, Path]:
         files["encoder"] = Path(config.encoder.path)
     if isinstance(config.participation, ParticipationFile):
         files["participation"] = Path(config.participation.path)
+    tables = {"series": config.series, "encoder": config.encoder, "mixture": config.mixture}
+    for place, table in [*tables.items(), *((f"policy {one.name}", one) for one in config.policy)]:
+        if isinstance(table, PluginTable):
+            files |= {f"{place} {key}": file for key, file in table.files().items()}
     return {table: file for table, file in files.items() if file is not None}
 
 
-def manifest(dtype: str, files: Mapping[str, Path]) -> dict[str, Any]:
+def manifest(config: Config | Study, files: Mapping[str, Path]) -> dict[str, Any]:
     """Return what is needed to repeat a run; no path, no time, no name of the machine.
 
     Args:
-      dtype: of the run.
+      config: of the run.
       files: read by it, by the names to give them.
     """
     device = jax.devices()[0]
@@ -282,6 +288,7 @@ def manifest(dtype: str, files: Mapping[str, Path]) -> dict[str, Any]:
         "backend": jax.default_backend(),
         "device": device.device_kind,
         "devices": jax.device_count(),
-        "dtype": dtype,
+        "dtype": config.dtype,
         "inputs": {name: file_hash(file) for name, file in files.items()},
+        **({"plug-ins": found} if (found := plugins(config)) else {}),
     }

@@ -89,7 +89,8 @@ def _build_all(study: Study) -> dict[str, Series]:
             built[label(table)] = build.series(table)
     for cell in _once_each(study):
         with in_one_line(f"{cell.series}, {cell.encoder}: "):
-            encoder = build.encoder(cell.config, built[cell.series].num_points)
+            own = built[cell.series]
+            encoder = build.encoder(cell.config, own.num_points, series=own)
             for policy in cell.config.policy:
                 build.check_gains(cell.config, policy, built[cell.series], encoder)
             build.present(cell.config, built[cell.series].num_points)
@@ -138,7 +139,8 @@ def _play(
             held += policies
         start = time.perf_counter()
         with in_one_line(f"{cell.place}: "):
-            encoder = build.encoder(cell.config, series[cell.series].num_points)
+            own = series[cell.series]
+            encoder = build.encoder(cell.config, own.num_points, series=own)
             found = compare(
                 cell.config,
                 series[cell.series],
@@ -201,4 +203,4 @@ def _manifest(study: Study) -> dict[str, Any]:
         for place, file in input_files(cell.config).items():
             owner = {"series": f"series {cell.series}", "encoder": f"encoder {cell.encoder}"}
             files[f"{owner.get(place, place)}: {file.name}"] = file
-    return {**manifest(study.dtype, files), "seeds": study.all_seeds}
+    return {**manifest(study, files), "seeds": study.all_seeds}

@@ -121,7 +121,7 @@ class _Store:
             for run in runs
             for table, file in input_files(run.config).items()
         }
-        self.facts = {**manifest(sweep.dtype, files), "seeds": sweep.all_seeds}
+        self.facts = {**manifest(sweep, files), "seeds": sweep.all_seeds}
 
     def write(self, found: dict[Place, Figures], compile_seconds: float) -> dict[str, Any]:
         """Write what is there so far, and return the summary."""

@@ -112,7 +112,8 @@ class _Builder:
             series = self.once(lambda: build.series(config.series), config.series)
             points, agents = series.num_points, config.agents
             encoder = self.once(
-                lambda: build.encoder(config, points), "encoder", config.encoder, points, agents
+                lambda: build.encoder(config, points, series=series),
+                *("encoder", config.encoder, config.series, points, agents),
             )
             present = self.once(
                 lambda: build.present(config, points), "who", config.participation, points, agents
@@ -121,6 +122,7 @@ class _Builder:
         for label, table in policies(config).items():
             with in_one_line(f"run {run.index}, policy {label}: "):
                 parts = (encoder, build.policy(table), mixture, present)
+                build.hold(config, table, series, encoder)
             yield label, Job(series, parts, config, table, [(run.index, label)])
 
 

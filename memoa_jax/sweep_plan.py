@@ -19,7 +19,8 @@ from pydantic import ValidationError
 
 from memoa_jax.config import Config
 from memoa_jax.config_faults import ConfigError, Keys, explain, show
-from memoa_jax.config_file import anchor, put
+from memoa_jax.config_file import anchor, locate, put
+from memoa_jax.config_plugins import PluginTable, takes_whole
 from memoa_jax.config_sweep import Axis, Sweep
 
 MOST_RUNS = 20_000
@@ -147,11 +148,14 @@ def _is_whole(sweep: Sweep, axis: Axis) -> bool:
         return False
     raw = sweep.written
     try:
-        put(raw, axis.key, float(axis.low))
+        *places, argument = put(raw, axis.key, float(axis.low))
         Config.model_validate(raw)
     except ValueError:  # of which a fault of the schema is one
         return True
-    return False
+    table: Any = sweep
+    for key in places:
+        table = table[key] if isinstance(key, int) else getattr(table, key, None)
+    return isinstance(table, PluginTable) and takes_whole(table, str(argument))
 
 
 def _configure(
@@ -171,6 +175,7 @@ def _configure(
                 return None, [(index, f"{said}: changes what axis {other} changes")]
         places.append(place)
     anchor(raw, Path.cwd())
+    locate(raw, Path.cwd())
     try:
         made, error_found = Config.model_validate(raw), None
     except ValidationError as error:

@@ -78,7 +78,7 @@ def run_tuning(
             config = config.model_copy(update={"dtype": "float64"})
         series = build.series(config.series)
         windows = splits(config, series.num_points)
-        encoder = build.encoder(config, series.num_points)
+        encoder = build.encoder(config, series.num_points, series=series)
         for table in config.policy:
             build.check_gains(config, table, series, encoder)
         config = config.sized(encoder.features, series.targets.shape[1])
@@ -204,7 +204,7 @@ def gradient_on(config: TuneConfig, series: Series) -> Gradient:
 def _parts(config: TuneConfig, series: Series, parameters: Mapping[str, Any]) -> tuple[Any, ...]:
     """Build encoder, policy and mixture with parameters in place of the config's values."""
     return (
-        build.encoder(config, series.num_points, parameters),
+        build.encoder(config, series.num_points, parameters, series),
         build.policy(config.tuned_policy, parameters),
         build.server_mixture(config, parameters),
     )
@@ -321,7 +321,7 @@ def _write(
         tuned = tuned_config(config, step.parameters, origins[0].split.held_out)
         files[f"{name}.toml"] = to_toml(tuned.as_run(f"{config.name}-{name}"), folder)
     inputs = {file.name: file for file in input_files(config).values()}
-    facts = {**manifest(config.dtype, inputs), "seeds": config.all_seeds}
+    facts = {**manifest(config, inputs), "seeds": config.all_seeds}
     write_files(folder, {name: text.encode() for name, text in files.items()}, facts)
     try:
         tune_report.draw(origins, config.tune.measure, folder / "history.png")
