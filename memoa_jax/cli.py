@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from memoa_jax._version import __version__
-from memoa_jax.console import FAILED, OK, WRONG, discard, fail, load_config, prepare, shown, tell
+from memoa_jax.console import FAILED, OK, WRONG, fail, load_config, prepare, shown, tell
+from memoa_jax.speaking import LEVELS, discard, speaking
 from memoa_jax.stopping import Stop
 
 VERIFY_PARTS = (
@@ -37,6 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: words after the program's name; None takes them from the command line.
     """
     parsed = _parser().parse_args(arguments)
+    machine = getattr(parsed, "format", None) == "json"
+    with speaking(getattr(parsed, "log_level", None), machine=machine) as parsed.watch:
+        code = _command(parsed)
+        parsed.watch.event("done", code=code)
+    return code
+
+
+def _command(parsed: argparse.Namespace) -> int:
     command: Callable[[argparse.Namespace], int] = parsed.command
     parsed.stop = stop = Stop()
     try:
@@ -182,7 +191,15 @@ def _add_results(parser: argparse.ArgumentParser, default: str) -> None:
         "--out", metavar="DIR", type=Path, help=f"folder for the results (default: {default})"
     )
     parser.add_argument(
-        "--format", choices=("table", "json"), default="table", help="what to print at the end"
+        "--format",
+        choices=("table", "json"),
+        default="table",
+        help="what to print at the end; with json stderr gets events, a JSON object per line",
+    )
+    parser.add_argument(
+        "--log-level",
+        choices=LEVELS,
+        help="the least of what is told on stderr (default: info on a terminal, else warning)",
     )
 
 
@@ -250,11 +267,12 @@ def _verify(parsed: argparse.Namespace) -> int:
     # In the programme's order, each part once.
     parts = [part for part in VERIFY_PARTS if part in (parsed.only or VERIFY_PARTS)]
     try:
-        report = verify(parts, folder, say=tell)
+        report = verify(parts, folder, say=tell, watch=parsed.watch)
     except OSError as error:
         return fail(FAILED, f"{folder}: results cannot be written ({error.strerror})")
     except RuntimeError as error:
         return fail(FAILED, " ".join(str(error).split()))
+    parsed.watch.event("saved", folder=str(folder))
     print(shown(parsed, report, table), end="")
     tell(f"results in {folder}")
     if report["interrupted"]:

@@ -10,6 +10,8 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "memoa_jax"
 ORDER = [
     "_version",
     "choices",
+    "watching",
+    "progress",
     "files",
     "checkpoint",
     "arithmetic",
@@ -108,6 +110,7 @@ ORDER = [
     "verify_rivals",
     "verify",
     "doctor",
+    "speaking",
     "console",
     "cli_run",
     "cli",
