@@ -87,6 +87,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(validate)
     validate.set_defaults(command=_validate)
 
+    export = commands.add_parser("export", help="write a folder's results as NetCDF")
+    export.add_argument("folder", metavar="DIR", type=Path, help="of a run, study, sweep or tuning")
+    export.add_argument(
+        "--to", metavar="FILE", type=Path, help="the file to write (default: DIR/results.nc)"
+    )
+    export.set_defaults(command=_export)
+
     listing = commands.add_parser("list", help="list series, encoders, mixtures and policies")
     listing.set_defaults(command=_list)
 
@@ -281,6 +288,20 @@ def _verify(parsed: argparse.Namespace) -> int:
     failed = [one["name"] for one in report["statements"] if one["holds"] is False]
     if failed:
         return fail(FAILED, f"does not hold: {'; '.join(failed)}")
+    return OK
+
+
+def _export(parsed: argparse.Namespace) -> int:
+    from memoa_jax.export import to_netcdf
+
+    path = parsed.to or parsed.folder / "results.nc"
+    try:
+        to_netcdf(parsed.folder, path)
+    except (ValueError, ImportError) as error:
+        return fail(WRONG, str(error))
+    except OSError as error:
+        return fail(WRONG, f"--to {path}: cannot be written ({error.strerror or error})")
+    print(path)
     return OK
 
 

@@ -134,6 +134,7 @@ class Watch:
             rate = pace.at(moment.done)
             if not self._due():
                 return
+            compiled = compiling()
             live = moment.figures() if moment.done else None
             steps = max(moment.of - 1, 0) if moment.unit == "step" else moment.of
             passes = {"pass": part, "passes": moment.parts} if moment.parts > 1 else {}
@@ -152,7 +153,7 @@ class Watch:
                 remaining_seconds_in_all=self._in_all(pace, remaining, left),
                 **({} if live is None else live._asdict()),
             )
-            self._looked()
+            self._looked(compiling() - compiled)
 
         return see
 
@@ -199,10 +200,11 @@ class Watch:
         self._shared.again = now
         return True
 
-    def _looked(self) -> None:
-        """Say that the look is over, which decides when to look again."""
+    def _looked(self, compiling: float = 0.0) -> None:
+        """Say that the look is over, which decides when to look again; it compiles but once."""
         now = self.clock()
-        self._shared.again = now + max(self.every, SHARE * (now - self._shared.again))
+        cost = max(now - self._shared.again - compiling, 0.0)
+        self._shared.again = now + max(self.every, SHARE * cost)
 
     def _in_all(self, pace: Pace, remaining: float | None, left: int) -> float | None:
         """Estimate what is left of the command: the tasks to come are like those before."""

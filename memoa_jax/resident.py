@@ -48,8 +48,8 @@ from memoa_jax.watching import Live, Moment, Watcher
 
 DEFAULT_CHUNK, LEAST_CHUNK = 512, 16
 """Most and fewest steps per compiled call where the caller does not say."""
-AGENT_STEPS_PER_CALL = 10**8
-"""A call of a large population has fewer: it is over in seconds, and can be kept or stopped."""
+AGENT_STEPS_PER_CALL = 2 * 10**7
+"""A call of a large population has fewer: it is over in seconds, then told, kept or stopped."""
 
 
 class Lived(NamedTuple):

@@ -52,7 +52,8 @@ class Speaker(logging.Handler):
 
     def __init__(self, threshold: int, *, machine: bool, live: bool) -> None:
         super().__init__(threshold)
-        self.machine, self.live = machine, live
+        self.machine: bool = machine
+        self.live: bool = live
         self._shown = ""  # the progress line that stands on the terminal
         self._busy = False
         self._waiting: list[str] = []
@@ -141,6 +142,15 @@ def _plain(value: Any) -> Any:
 
 
 UNITS = ("step", "block", "call", "part")
+FIGURES = {
+    "diverged_agents": (2, "{} diverged"),
+    "server_rmse": (5, "server {}"),
+    "worst_agent_rmse": (6, "worst {}"),
+    "objective": (5, "objective {}"),
+    "validation": (6, "validation {}"),
+    "best": (5, "best {}"),
+}
+"""What a line of progress shows of how it goes: how little it matters, and the words."""
 
 
 def line_of(facts: Mapping[str, Any], columns: int | None = None) -> str:
@@ -148,31 +158,26 @@ def line_of(facts: Mapping[str, Any], columns: int | None = None) -> str:
 
     Example:
       >>> facts = {"event": "progress", "policy": "greedy", "number": 1, "policies": 3}
-      >>> facts |= {"step": 512, "steps": 2283, "remaining_seconds": 4.2, "server_rmse": 0.02543}
+      >>> facts |= {"step": 512, "steps": 2283, "agent_steps_per_second": 2059351.0}
+      >>> facts |= {"remaining_seconds": 64.2, "server_rmse": 0.02543}
       >>> line_of(facts)
-      'greedy (1 of 3)  step 512 of 2,283  about 4 s left  server 0.02543'
-      >>> line_of(facts, 40)
-      'greedy (1 of 3)  step 512 of 2,283'
+      'greedy 1/3  step 512/2,283  2.06M agent-steps/s  1 min 4 s left  server 0.02543'
+      >>> line_of(facts, 45)
+      'greedy 1/3  step 512/2,283  1 min 4 s left'
     """
     # (how little it matters, text), in the order of the line
-    parts = [(4, facts.get("within")), (0, _whose(facts)), (1, _where(facts))]
+    parts = [(8, facts.get("within")), (0, _whose(facts)), (1, _where(facts))]
+    rate = facts.get("agent_steps_per_second")
+    parts.append((7, None if rate is None else f"{_short(rate)} agent-steps/s"))
     left = facts.get("remaining_seconds_in_all", facts.get("remaining_seconds"))
-    parts.append((3, None if left is None else f"about {duration(left)} left"))
-    for key, word, rank in (
-        ("server_rmse", "server", 5),
-        ("worst_agent_rmse", "worst agent", 6),
-        ("diverged_agents", "diverged", 2),
-        ("objective", "objective", 5),
-        ("validation", "validation", 6),
-        ("best", "best", 5),
-    ):
+    parts.append((3, None if left is None else f"{duration(left)} left"))
+    for key, (rank, words) in FIGURES.items():
         value = facts.get(key)
         if value is None or (key == "diverged_agents" and not value):
             continue
-        number = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-        parts.append((rank, f"{number} {word}" if rank == 2 else f"{word} {number}"))
-    rate = facts.get("agent_steps_per_second")
-    parts.append((7, None if rate is None else f"{rate:,.0f} agent-steps/s"))
+        parts.append(
+            (rank, words.format(f"{value:,}" if isinstance(value, int) else f"{value:.4g}"))
+        )
     kept = [(rank, text) for rank, text in parts if text]
     while columns is not None and len(kept) > 1 and len(_joined(kept)) > columns:
         kept.remove(max(kept))
@@ -189,11 +194,26 @@ def _whose(facts: Mapping[str, Any]) -> str | None:
         name: str | None = facts.get("name")
         return name
     many = facts["policies"] > 1
-    return facts["policy"] + (f" ({facts['number']} of {facts['policies']})" if many else "")
+    return facts["policy"] + (f" {facts['number']}/{facts['policies']}" if many else "")
 
 
 def _where(facts: Mapping[str, Any]) -> str | None:
     """Say how far it is."""
-    found = [f"pass {facts['pass']} of {facts['passes']}"] if "passes" in facts else []
-    found += [f"{u} {facts[u]:,} of {facts[u + 's']:,}" for u in UNITS if u in facts]
+    found = [f"pass {facts['pass']}/{facts['passes']}"] if "passes" in facts else []
+    found += [f"{unit} {facts[unit]:,}/{facts[f'{unit}s']:,}" for unit in UNITS if unit in facts]
     return ", ".join(found) or None
+
+
+def _short(number: float) -> str:
+    """Write a large number in three digits.
+
+    Example:
+      >>> _short(2059351.0), _short(999.7e6), _short(12.0)
+      ('2.06M', '1.00G', '12.0')
+    """
+    for unit in ("", "k", "M", "G", "T"):
+        if abs(number) < 999.5 or unit == "T":
+            break
+        number /= 1000
+    digits = 2 if abs(number) < 9.995 else 1 if abs(number) < 99.95 else 0
+    return f"{number:.{digits}f}{unit}"

@@ -184,7 +184,7 @@ class Programs:
     """Runs batches, and keeps the program of the last shape: batches of a shape come in a row."""
 
     def __init__(self) -> None:
-        self.compiled = 0
+        self.compiled: int = 0
         self._shape: tuple[Shape, int] | None = None
         self._program: Callable[..., Any] | None = None
 

@@ -13,6 +13,8 @@ ORDER = [
     "watching",
     "progress",
     "files",
+    "results",
+    "export",
     "checkpoint",
     "arithmetic",
     "reflection",
