@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from memoa_jax import progress, resident, speaking
+from memoa_jax import progress, resident, speaking, verify
 from memoa_jax.cli import main
 from memoa_jax.encoders import random_features
 from memoa_jax.mixture import ridge_mixture
@@ -24,6 +24,7 @@ from memoa_jax.progress import SHARE, SILENT, Pace, Watch
 from memoa_jax.series import periodic
 from memoa_jax.simulate import simulate
 from memoa_jax.speaking import line_of
+from memoa_jax.statement import Statement
 from memoa_jax.timeseries import make_series
 from memoa_jax.watching import Live, Moment
 
@@ -453,6 +454,8 @@ def test_other_commands_tell_how_far_they_are(kind, here, monkeypatch, capsys):
     top = "agents = 3\n" + ("seeds = 2\n" if kind == "study" else "")
     Path("some.toml").write_text(top + base + more[kind])
     command = ["run" if kind == "study" else kind, "some.toml"]
+    holds = [Statement("reduction", "it holds", "1", "1", True)]
+    monkeypatch.setitem(verify.PROGRAMME, "reduction", lambda: holds)
     words = ["verify", "--only", "reduction"] if kind == "verify" else command
     assert main([*words, "--format", "json"]) == 0
     found = capsys.readouterr()
