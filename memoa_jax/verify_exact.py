@@ -149,7 +149,7 @@ def deviations() -> list[Statement]:
     ]
 
 
-LAW = InitialLaw(jnp.array([0.5, -0.3]), jnp.array([[1.0, 0.3], [0.3, 0.6]]))
+LAW = InitialLaw(np.array([0.5, -0.3]), np.array([[1.0, 0.3], [0.3, 0.6]]))  # starts no backend
 """The agents' states before they are drawn, in the statements on the weakest agent."""
 CROWD, FEW = 20, 4
 """Numbers of agents in those statements: alike, and each for itself."""
