@@ -151,8 +151,9 @@ def _run(found: Results) -> tuple[Variables, Variables]:
         values = [arrays[f"{name}/{label}"] for label in labels]
         variables[name] = (("policy", "time", "output"), _stacked(values, points))
     for name, dimensions in _FIELDS.items():
-        values = [arrays.get(f"recorded/{label}/{name}") for label in labels]
-        if labels and values[0] is not None:
+        names = [f"recorded/{label}/{name}" for label in labels]
+        if names and names[0] in arrays:
+            values = [arrays[one] for one in names]
             stacked = _stacked(values, points if steps is None else len(steps))
             variables[name] = (("policy", when, *dimensions), stacked)
             coordinates["agent"] = np.array(record["agents"])

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import GRID, TINY
 
 from memoa_jax import results
 from memoa_jax.cli import main
@@ -16,6 +15,27 @@ from memoa_jax.export import to_netcdf, to_xarray
 xarray = pytest.importorskip("xarray")
 pytest.importorskip("h5py")
 
+RUN = """
+name = "small"
+agents = 6
+[series]
+kind = "logistic"
+steps = 20
+[encoder]
+kind = "random_features"
+features = 2
+[[policy]]
+kind = "greedy"
+[[policy]]
+kind = "decentralized"
+game = "forecast"
+[[policy]]
+kind = "affine"
+[record]
+agents = [0, 5]
+steps = [3, 4]
+fields = ["prediction", "weights"]
+"""
 STUDY = """
 agents = 3
 seeds = 2
@@ -27,6 +47,22 @@ kind = "random_features"
 features = 2
 [[policy]]
 kind = "greedy"
+"""
+SWEEP = """
+agents = 3
+[series]
+kind = "logistic"
+steps = 8
+[encoder]
+kind = "random_features"
+features = 2
+[[policy]]
+kind = "greedy"
+[sweep]
+method = "grid"
+[[sweep.axis]]
+key = "encoder.noise"
+values = [0.0, 0.1]
 """
 TUNE = """
 agents = 3
@@ -50,7 +86,7 @@ def folders(tmp_path_factory):
     """The results of one small command of each kind, by kind."""
     place = tmp_path_factory.mktemp("results")
     made = {}
-    for kind, config in {"run": TINY, "study": STUDY, "sweep": GRID, "tune": TUNE}.items():
+    for kind, config in {"run": RUN, "study": STUDY, "sweep": SWEEP, "tune": TUNE}.items():
         (place / f"{kind}.toml").write_text(config)
         made[kind] = place / kind
         command = "run" if kind == "study" else kind
@@ -151,7 +187,7 @@ def test_a_run_becomes_a_dataset_and_netcdf_keeps_every_bit(folders, tmp_path, c
         read.load()
     for one in (made, read):
         assert dict(one.sizes) == {
-            **{"policy": 4, "time": 21, "output": 1},
+            **{"policy": 3, "time": 21, "output": 1},
             **{"agent": 2, "recorded_time": 2},
         }
         assert one["policy"].values.tolist() == list(found.summary["policies"])
@@ -204,34 +240,34 @@ def test_what_was_cut_off_or_ran_away_is_marked(folders, tmp_path):
     found = results.load(folders["run"])
     summary = json.loads(json.dumps(found.summary))
     arrays = dict(found.arrays)
-    summary["interrupted"], summary["not_run"] = True, ["uncoupled"]
-    del summary["policies"]["uncoupled"]
-    summary["partial"] = {"centralized": 9}
+    summary["interrupted"], summary["not_run"] = True, ["affine"]
+    del summary["policies"]["affine"]
+    summary["partial"] = {"decentralized": 9}
     lost = summary["policies"]["greedy"]
     lost["server_rmse"], lost["non_finite"], lost["diverged_agents"] = None, ["server_rmse"], 6
     for name in ("server", "mean_field"):
-        arrays[f"{name}/centralized"] = arrays[f"{name}/centralized"][:9]
-        del arrays[f"{name}/uncoupled"]
+        arrays[f"{name}/decentralized"] = arrays[f"{name}/decentralized"][:9]
+        del arrays[f"{name}/affine"]
     arrays["server/greedy"] = np.where(np.arange(21)[:, None] > 5, np.inf, 1.0)
     for field in ("prediction", "weights"):
-        del arrays[f"recorded/uncoupled/{field}"]
-        arrays[f"recorded/centralized/{field}"] = arrays[f"recorded/centralized/{field}"][:1]
+        del arrays[f"recorded/affine/{field}"]
+        arrays[f"recorded/decentralized/{field}"] = arrays[f"recorded/decentralized/{field}"][:1]
     cut = results.Results(**{**vars(found), "summary": summary, "arrays": arrays})
     to_netcdf(cut, tmp_path / "cut.nc")
     with xarray.open_dataset(tmp_path / "cut.nc", engine="h5netcdf") as read:
-        assert read["policy"].values.tolist() == ["greedy", "decentralized", "centralized"]
-        assert read["rows"].values.tolist() == [21, 21, 9]
-        assert read["complete"].values.tolist() == [True, True, False]
-        server = read["server"].sel(policy="centralized").values
+        assert read["policy"].values.tolist() == ["greedy", "decentralized"]
+        assert read["rows"].values.tolist() == [21, 9]
+        assert read["complete"].values.tolist() == [True, False]
+        server = read["server"].sel(policy="decentralized").values
         assert np.isfinite(server[:9]).all()
         assert np.isnan(server[9:]).all()
         assert np.isinf(read["server"].sel(policy="greedy").values[6:]).all()
-        assert np.isnan(read["prediction"].sel(policy="centralized").values[1:]).all()
+        assert np.isnan(read["prediction"].sel(policy="decentralized").values[1:]).all()
         assert np.isnan(float(read["server_rmse"].sel(policy="greedy")))
         assert str(read["non_finite"].sel(policy="greedy").values) == "server_rmse"
         assert int(read["diverged_agents"].sel(policy="greedy")) == 6
         assert read.attrs["interrupted"] == 1
-        assert json.loads(read.attrs["not_run"]) == ["uncoupled"]
+        assert json.loads(read.attrs["not_run"]) == ["affine"]
 
 
 @pytest.mark.parametrize("missing", ["xarray", "h5netcdf", "h5py"])
