@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from memoa_jax._version import __version__
-from memoa_jax.console import FAILED, OK, WRONG, discard, fail, load_config, prepare, shown, tell
+from memoa_jax.console import FAILED, OK, WRONG, fail, load_config, prepare, shown, tell
+from memoa_jax.speaking import LEVELS, discard, speaking
 from memoa_jax.stopping import Stop
 
 VERIFY_PARTS = (
@@ -37,6 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: words after the program's name; None takes them from the command line.
     """
     parsed = _parser().parse_args(arguments)
+    machine = getattr(parsed, "format", None) == "json"
+    with speaking(getattr(parsed, "log_level", None), machine=machine) as parsed.watch:
+        code = _command(parsed)
+        parsed.watch.event("done", code=code)
+    return code
+
+
+def _command(parsed: argparse.Namespace) -> int:
     command: Callable[[argparse.Namespace], int] = parsed.command
     parsed.stop = stop = Stop()
     try:
@@ -98,6 +107,13 @@ def _parser() -> argparse.ArgumentParser:
     validate = commands.add_parser("validate", help="check a config and tell every fault")
     _add_config(validate)
     validate.set_defaults(command=_validate)
+
+    export = commands.add_parser("export", help="write a folder's results as NetCDF")
+    export.add_argument("folder", metavar="DIR", type=Path, help="of a run, study, sweep or tuning")
+    export.add_argument(
+        "--to", metavar="FILE", type=Path, help="the file to write (default: DIR/results.nc)"
+    )
+    export.set_defaults(command=_export)
 
     listing = commands.add_parser("list", help="list series, encoders, mixtures and policies")
     listing.set_defaults(command=_list)
@@ -206,7 +222,15 @@ def _add_results(parser: argparse.ArgumentParser, default: str) -> None:
         "--out", metavar="DIR", type=Path, help=f"folder for the results (default: {default})"
     )
     parser.add_argument(
-        "--format", choices=("table", "json"), default="table", help="what to print at the end"
+        "--format",
+        choices=("table", "json"),
+        default="table",
+        help="what to print at the end; with json stderr gets events, a JSON object per line",
+    )
+    parser.add_argument(
+        "--log-level",
+        choices=LEVELS,
+        help="the least of what is told on stderr (default: info on a terminal, else warning)",
     )
 
 
@@ -277,11 +301,12 @@ def _verify(parsed: argparse.Namespace) -> int:
     # In the programme's order, each part once.
     parts = [part for part in VERIFY_PARTS if part in (parsed.only or VERIFY_PARTS)]
     try:
-        report = verify(parts, folder, say=tell)
+        report = verify(parts, folder, say=tell, watch=parsed.watch)
     except OSError as error:
         return fail(FAILED, f"{folder}: results cannot be written ({error.strerror})")
     except RuntimeError as error:
         return fail(FAILED, " ".join(str(error).split()))
+    parsed.watch.event("saved", folder=str(folder))
     print(shown(parsed, report, table), end="")
     tell(f"results in {folder}")
     if report["interrupted"]:
@@ -297,6 +322,20 @@ def _report(parsed: argparse.Namespace) -> int:
     from memoa_jax.cli_report import report_folder
 
     return report_folder(parsed)
+
+
+def _export(parsed: argparse.Namespace) -> int:
+    from memoa_jax.export import to_netcdf
+
+    path = parsed.to or parsed.folder / "results.nc"
+    try:
+        to_netcdf(parsed.folder, path)
+    except (ValueError, ImportError) as error:
+        return fail(WRONG, str(error))
+    except OSError as error:
+        return fail(WRONG, f"--to {path}: cannot be written ({error.strerror or error})")
+    print(path)
+    return OK
 
 
 def _doctor(_: argparse.Namespace) -> int:

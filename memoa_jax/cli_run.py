@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memoa_jax.cli_report import after_run, missing
-from memoa_jax.console import FAILED, OK, WRONG, fail, load_config, prepare, shown, tell
+from memoa_jax.console import FAILED, OK, WRONG, fail, load_config, prepare, shown, tell, warn
 from memoa_jax.files import LockedError, only_writer
+from memoa_jax.progress import SILENT
 
 if TYPE_CHECKING:
     from memoa_jax.config import Config, Study
@@ -44,10 +45,13 @@ def run_config(parsed: argparse.Namespace) -> int:
 
     first = jax.process_index() == 0
     say = tell if first else _silent
+    if not first:
+        parsed.watch = SILENT
     try:
         # What a plug-in prints is no result.
         with only_writer(folder) if first else nullcontext(), redirect_stdout(sys.stderr):
             reader, summary = _carry_out(parsed, config, folder, say)
+            parsed.watch.event("saved", folder=str(folder))
     except LockedError as error:
         return fail(WRONG, f"--out {error}")
     except ConfigError as error:
@@ -96,17 +100,19 @@ def _carry_out(
     from memoa_jax.sweep import run_sweep
     from memoa_jax.tune_run import run_tuning
 
+    watch = parsed.watch
+    watch.event("start", command=parsed.kind, name=config.name, agents=config.agents)
     if isinstance(config, Sweep):
-        return sweep_report, run_sweep(config, folder, say, parsed.fresh)
+        return sweep_report, run_sweep(config, folder, say, parsed.fresh, watch=watch)
     session = _session(parsed, config, folder, say)
     if isinstance(config, TuneConfig):
         check = parsed.check_gradients
-        return tune_report, run_tuning(config, folder, say, session, check=check)
+        return tune_report, run_tuning(config, folder, say, session, check=check, watch=watch)
     if isinstance(config, Study):
         if parsed.debug:
             raise ConfigError(["--debug: allowed in a run of one series, encoder and seed only"])
-        return study_report, run_study(config, folder, say, session)
-    return report, run(config, folder, say, session, debug=parsed.debug)
+        return study_report, run_study(config, folder, say, session, watch=watch)
+    return report, run(config, folder, say, session, debug=parsed.debug, watch=watch)
 
 
 def _resuming(parsed: argparse.Namespace) -> str | None:
@@ -136,6 +142,7 @@ def _session(
 
     same = {**identity(config), "versions": versions(), "backend": jax.default_backend()}
     session = Session(folder, same, parsed.checkpoint_every, parsed.stop, say)
+    session.warn, session.watch = warn if say is tell else _silent, parsed.watch
     session.claim(resume=parsed.resume is not None, fresh=parsed.fresh)
     if jax.process_count() > 1:  # nobody reads what the first one is still clearing away
         multihost_utils.sync_global_devices("claimed")

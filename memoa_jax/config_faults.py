@@ -30,7 +30,7 @@ class ConfigError(Exception):
 
     def __init__(self, faults: Sequence[str]) -> None:
         super().__init__("\n".join(faults))
-        self.faults = list(faults)
+        self.faults: list[str] = list(faults)
 
 
 def explain(raw: dict[str, Any], error: ValidationError | None) -> list[tuple[Keys, str]]:

@@ -5,7 +5,7 @@ A description says what a key may hold: it is the text of a fault. Nothing here 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -47,7 +47,7 @@ Text = Annotated[str, Field(min_length=1, description="a text that is not empty"
 class Table(BaseModel):
     """A table of the file: unknown keys are faults, nothing is converted, nothing changes."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
 def kind_of(table: type[Table]) -> str:

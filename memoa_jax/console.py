@@ -6,36 +6,33 @@ JAX is not imported here.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from memoa_jax.config import Config, Study
 
 OK, FAILED, WRONG = 0, 1, 2
-
-
-def discard(stream: TextIO) -> None:
-    """Send a stream whose reader is gone to nowhere: Python flushes it once more at exit."""
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), stream.fileno())
+LOG = logging.getLogger("memoa_jax")
 
 
 def tell(line: str) -> None:
-    """Write a line to stderr; a reader that is gone does not end the run."""
-    try:
-        print(line, file=sys.stderr, flush=True)
-    except BrokenPipeError:
-        discard(sys.stderr)
+    """Tell how it goes (`memoa_jax.speaking` writes it, where somebody wants to know)."""
+    LOG.info("%s", line)
+
+
+def warn(line: str) -> None:
+    """Tell what somebody should know who asked for nothing."""
+    LOG.warning("%s", line)
 
 
 def fail(code: int, *lines: str) -> int:
     """Tell what was wrong, a line each, and return the exit code."""
     for line in lines:
-        tell(f"memoa: {line}")
+        LOG.error("%s", line)
     return code
 
 

@@ -41,8 +41,12 @@ class Descent:
         rule: optax.GradientTransformation,
         point: Parameters,
     ) -> None:
-        self.follow, self.validation, self.rule = follow, validation, rule
-        self.point, self.state, self.names = point, rule.init(point), list(point)
+        self.follow: Callable[[Parameters], tuple[Parameters, Scalar, Parameters]] = follow
+        self.validation: Objective | None = validation
+        self.rule: optax.GradientTransformation = rule
+        self.point: Parameters = point
+        self.state: Any = rule.init(point)
+        self.names: list[str] = list(point)
         self.history: list[Step] = []
 
     def advance(self) -> None:

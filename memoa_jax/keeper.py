@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from memoa_jax.keeping import Kept
 from memoa_jax.stopping import Stop
 from memoa_jax.types import Tree
 
+LOG = logging.getLogger(__name__)
 ROOT = "kept"
 """What the names of a run's arrays begin with."""
 
@@ -29,9 +31,11 @@ class DiskKeeper:
       every: seconds between two checkpoints; None keeps only what somebody who stops the run
         leaves behind.
       stop: tells when to end.
-      say: told, in one line each, which checkpoints were damaged and where the run goes on.
+      say: told, in one line, where the run goes on.
+      warn: told which checkpoints were damaged, or cannot be written; None: `say` is.
       prepare: called before a checkpoint is written.
       on_partial: given how far the run is, and its result so far, where there is one.
+      on_kept: told how far a run is that has just been kept.
     """
 
     store: Store
@@ -40,6 +44,8 @@ class DiskKeeper:
     say: Callable[[str], None]
     prepare: Callable[[], None] = lambda: None
     on_partial: Callable[[int, int, Any], None] | None = None
+    warn: Callable[[str], None] | None = None
+    on_kept: Callable[[int, int], None] = lambda done, of: None
     _last: float = field(default_factory=time.monotonic)
 
     def resume(self, template: Callable[[dict[str, Any]], Tree]) -> Kept | None:
@@ -53,7 +59,7 @@ class DiskKeeper:
             return None
         (arrays, facts), damaged = found
         for line in damaged:
-            self.say(f"{line}: the checkpoint before it stands in")
+            (self.warn or self.say)(f"{line}: the checkpoint before it stands in")
         done, of = facts["progress"]
         try:
             tree = from_arrays(arrays, template(facts["run"]), ROOT)
@@ -90,7 +96,11 @@ class DiskKeeper:
             if self.on_partial is not None and partial is not None:
                 self.on_partial(done, of, result)
         except OSError as error:
-            self.say(f"cannot be kept at {done:,} of {of:,} ({error.strerror or error})")
+            told = f"cannot be kept at {done:,} of {of:,} ({error.strerror or error})"
+            (self.warn or self.say)(told)
+        else:
+            LOG.debug("%s: checkpoint written at %s of %s", self.store.folder, done, of)
+            self.on_kept(done, of)
         self._last = time.monotonic()
         if asked:
             raise KeyboardInterrupt

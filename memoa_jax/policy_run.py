@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -26,6 +27,9 @@ from memoa_jax.session import Session
 from memoa_jax.simulate import Result, simulate
 from memoa_jax.trouble import told
 from memoa_jax.types import Encoder, explain
+from memoa_jax.watching import Watcher
+
+LOG = logging.getLogger(__name__)
 
 
 class Common(NamedTuple):
@@ -62,6 +66,7 @@ class PolicyRun:
     compile_seconds: float = 0.0
     kept: Checkpoint | None = None
     watched: str | None = None
+    compiling: Sequence[float] = ()
 
     def prepare(self) -> str:
         """Compile it and compare what it needs with what there is, unless it is done already."""
@@ -71,7 +76,9 @@ class PolicyRun:
         with self._clocked():
             return preflight.check(*self._arguments())
 
-    def play(self, partial: Callable[[int, int, Any], None]) -> tuple[Finished, Common]:
+    def play(
+        self, partial: Callable[[int, int, Any], None], watch: Watcher | None = None
+    ) -> tuple[Finished, Common]:
         """Simulate it and bring what is kept of it to the host; its state is let go."""
         if self.kept is not None:
             facts = dict(self.kept.facts)
@@ -83,13 +90,17 @@ class PolicyRun:
             if self.debug:
                 result, self.watched = watched(arguments, options)
             else:
-                result = simulate(*arguments, **options, keeper=keeper)
+                result = simulate(*arguments, **options, keeper=keeper, watch=watch)
             jax.block_until_ready((result.server, result.mean_field, result.summary))
         found, same = self.finished(result), Common.of(result.summary)
         if self.session is not None:
             facts = {**vars(found), "common": list(same)}
             self.session.finish(self.name, facts.pop("trajectories"), facts)
         return found, same
+
+    def compiled(self) -> float:
+        """Return the seconds that compilation took since the run last began."""
+        return sum(self.compiling)
 
     def finished(self, result: Result, rows: int | None = None) -> Finished:
         """Return what is kept of a result; of one that was cut off, the rows there are."""
@@ -186,12 +197,13 @@ class PolicyRun:
     def _clocked(self) -> Iterator[None]:
         """Add to the seconds spent, and to those of them that went in compilation."""
         start = time.perf_counter()
-        with compile_clock() as compiling:
+        with compile_clock() as self.compiling:
             try:
                 yield
             finally:
                 self.seconds += time.perf_counter() - start
-                self.compile_seconds += sum(compiling)
+                self.compile_seconds += sum(self.compiling)
+                LOG.debug("%s: %.1f s of compilation so far", self.label, self.compile_seconds)
 
 
 @contextmanager

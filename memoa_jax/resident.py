@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -30,7 +31,7 @@ from memoa_jax.mesh import (
 from memoa_jax.metrics import diverging
 from memoa_jax.recording import Record
 from memoa_jax.series import Series
-from memoa_jax.totals import Tally
+from memoa_jax.totals import AgentTotals, Tally
 from memoa_jax.trouble import Trouble
 from memoa_jax.types import (
     Array,
@@ -43,11 +44,12 @@ from memoa_jax.types import (
     Scalar,
     Tree,
 )
+from memoa_jax.watching import Live, Moment, Watcher
 
 DEFAULT_CHUNK, LEAST_CHUNK = 512, 16
 """Most and fewest steps per compiled call where the caller does not say."""
-AGENT_STEPS_PER_CALL = 10**8
-"""A call of a large population has fewer: it is over in seconds, and can be kept or stopped."""
+AGENT_STEPS_PER_CALL = 2 * 10**7
+"""A call of a large population has fewer: it is over in seconds, then told, kept or stopped."""
 
 
 class Lived(NamedTuple):
@@ -115,6 +117,7 @@ def run_resident(
     on_chunk: Callable[[int, int], None] | None,
     keeper: Keeper | None = None,
     told: Callable[[Lived, int], Any] | None = None,
+    watch: Watcher | None = None,
 ) -> Lived:
     """Advance all agents through the series, in chunks of steps; see `simulate`.
 
@@ -138,6 +141,11 @@ def run_resident(
     def partial() -> Any:
         return None if told is None else told(_lived(prepared, series, state, info), done)
 
+    def show() -> None:
+        if watch is not None:
+            watch(Moment(done, points, lambda: _glance(prepared, series, state, info, done)))
+
+    show()
     while done < points:
         rows = min(length, points - done)
         here = prepared.points(series, done, length)
@@ -146,6 +154,7 @@ def run_resident(
         done += rows
         if on_chunk is not None:
             on_chunk(done, points)
+        show()
         if keeper is not None and done < points:
             keeper.offer(done, points, keep, partial)
     return _lived(prepared, series, state, jax.tree.map(jnp.asarray, info))
@@ -204,6 +213,25 @@ def _lived(prepared: Prepared, series: Series, state: State, info: Info) -> Live
     return Lived(info, state, *everything((*judged, *rest)))
 
 
+def _glance(prepared: Prepared, series: Series, state: State, info: Info | None, done: int) -> Live:
+    """Return the figures of the first rows; the run goes on as if nobody had looked."""
+    if info is None:
+        return Live()
+    targets, rows = np.asarray(series.targets), np.arange(done)
+    counted = rows[series.scored[:done] & (rows > 0)]
+    if not counted.size:
+        return Live()
+    error = np.asarray(info.server)[counted].astype(np.float64) - targets[counted]
+    server = float(np.sqrt(np.mean(error**2)))
+    if jax.process_count() > 1:  # the others, who do not look now, would have to join in
+        return Live(server)
+    totals = dataclasses.replace(state.totals, readout=None)
+    tame = None if state.bounds is None else state.bounds.tame
+    size = {"agents": prepared.agents, "outputs": targets.shape[1]}
+    worst, rmse, diverged = _worst(totals, tame, diverging(targets), **size)
+    return Live(server, float(rmse), int(worst), int(diverged))
+
+
 def resident_bytes(prepared: Prepared, series: Series, *, chunk: int | None) -> int:
     """Return the bytes that a device holds in a run; compiles it, and draws nobody."""
     layout = prepared.layout
@@ -257,6 +285,17 @@ def _run_traced(
     again = jax.checkpoint(functools.partial(_run, program, layout=layout))
     state, infos = lax.scan(again, state, chunks)
     return state, jax.tree.map(lambda leaf: leaf.reshape(rows, *leaf.shape[2:]), infos)
+
+
+@functools.partial(jax.jit, static_argnames=("agents", "outputs"))
+def _worst(
+    totals: AgentTotals, tame: Array | None, lost: Scalar, *, agents: int, outputs: int
+) -> tuple[Array, Array, Array]:
+    """Return the worst agent so far, its RMSE, and how many have diverged; one program for all."""
+    places = totals.pending_effort.shape[0]
+    exists = None if places == agents else jnp.arange(places) < agents
+    tally = Tally.of(totals, outputs, lost, among=exists, tame=tame)
+    return tally.worst, tally.worst_rmse, tally.diverged
 
 
 @functools.partial(jax.jit, static_argnames=("agents", "outputs"))

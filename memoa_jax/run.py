@@ -31,6 +31,7 @@ from memoa_jax.download import DownloadError
 from memoa_jax.files import file_hash
 from memoa_jax.identity import plugins, versions
 from memoa_jax.policy_run import Common, PolicyRun
+from memoa_jax.progress import SILENT, Watch
 from memoa_jax.report import Comparison, Finished, platform_facts, summarise, write
 from memoa_jax.series import Series
 from memoa_jax.session import Session
@@ -49,6 +50,7 @@ def run(
     session: Session | None = None,
     *,
     debug: bool = False,
+    watch: Watch = SILENT,
 ) -> dict[str, Any]:
     """Run every policy of a config, write the result files, and return the summary.
 
@@ -62,6 +64,7 @@ def run(
       session: keeps the run, and knows what to go on from.
       debug: whether to name the operation that first makes a number that is none; slow, and
         nothing is kept on the way.
+      watch: told how each policy goes.
 
     Raises:
       ConfigError: if the library refuses what the config asks for.
@@ -81,11 +84,13 @@ def run(
         write(folder, summary, _arrays(series, found.policies), to_toml(config, folder), facts)
         return summary
 
-    summary = written(
-        compare(
-            config, series, encoder, say, session, sampled=True, on_partial=written, debug=debug
-        )
-    )
+    options: dict[str, Any] = {
+        "on_partial": written,
+        "debug": debug,
+        "watch": watch,
+        "sampled": True,
+    }
+    summary = written(compare(config, series, encoder, say, session, **options))
     if session is not None and not summary["interrupted"]:
         session.clear()
     return summary
@@ -102,6 +107,7 @@ def compare(
     sampled: bool = False,
     on_partial: Callable[[Comparison], Any] | None = None,
     debug: bool = False,
+    watch: Watch = SILENT,
 ) -> Comparison:
     """Run every policy of a config on the same draws.
 
@@ -115,6 +121,7 @@ def compare(
       sampled: whether to keep what a report shows of single agents.
       on_partial: given all that is known whenever a run is kept on its way.
       debug: see `run`.
+      watch: likewise.
 
     Raises:
       ConfigError, RunError, KeyboardInterrupt: as `run`, which see.
@@ -148,8 +155,10 @@ def compare(
             words = one.prepare()
         say(f"{label}: {words}")
         runs.append(one)
+    size = config.agents * series.num_points
     with finishing(common), nullcontext() if session is None else session.looking():
-        for one in runs:
+        for number, one in enumerate(runs, start=1):
+            seen = watch.policy(one.label, number, len(runs), size, one.compiled)
 
             def partial(done: int, _: int, result: Result, one: PolicyRun = one) -> None:
                 under_way[:] = [(one.finished(result, done), done)]
@@ -158,16 +167,26 @@ def compare(
                     on_partial(found())
 
             with in_one_line(f"policy {one.label}: "):
-                ready, same = one.play(partial)
+                ready, same = one.play(partial, seen)
             under_way.clear()
             finished.append(ready)
             common.append(same)
+            _told(watch, ready, number, len(runs))
             say(
                 f"{one.label}: server RMSE {ready.metrics['server_rmse']:.5g}, worst agent "
                 f"{ready.metrics['worst_agent_rmse']:.5g}, {ready.seconds:.1f} s "
                 f"({len(finished)} of {len(planned)})"
             )
     return found()
+
+
+def _told(watch: Watch, one: Finished, number: int, of: int) -> None:
+    """Tell the events of a policy that has finished."""
+    facts = {"metrics": dict(one.metrics), "diverged_agents": one.diverged_agents}
+    times = {"seconds": one.seconds, "compile_seconds": one.compile_seconds}
+    watch.event("policy", policy=one.label, number=number, policies=of, **facts, **times)
+    if one.notes:
+        watch.event("trouble", policy=one.label, notes=list(one.notes))
 
 
 def policies(config: Config) -> dict[str, POLICIES]:

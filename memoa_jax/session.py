@@ -24,6 +24,7 @@ from memoa_jax.config_faults import ConfigError
 from memoa_jax.files import remove, remove_temporaries, replace
 from memoa_jax.identity import difference
 from memoa_jax.keeper import DiskKeeper, agreed
+from memoa_jax.progress import SILENT, Watch
 from memoa_jax.stopping import Stop
 
 FOLDER, IDENTITY = "checkpoint", "identity.json"
@@ -38,7 +39,9 @@ class Session:
       identity: what the work is of, as plain data (`memoa_jax.identity`).
       every: seconds between two checkpoints; None: only when somebody asks to stop.
       stop: tells when to end.
-      say: told where work goes on, and what was damaged.
+      say: told where work goes on.
+      warn: told what was damaged or cannot be kept; None: `say` is.
+      watch: told of every checkpoint.
     """
 
     folder: Path
@@ -46,6 +49,8 @@ class Session:
     every: float | None
     stop: Stop
     say: Callable[[str], None]
+    warn: Callable[[str], None] | None = None
+    watch: Watch = SILENT
     _waiting: dict[str, tuple[Arrays, Mapping[str, Any]]] = field(default_factory=dict)
     _begun: float = field(default_factory=time.monotonic)
 
@@ -91,6 +96,8 @@ class Session:
             every=self.every,
             stop=self.stop,
             say=lambda line: self.say(f"{title}: {line}"),
+            warn=lambda line: self._warn(f"{title}: {line}"),
+            on_kept=lambda done, of: self.watch.event("saved", kept=title, done=done, of=of),
             prepare=self.flush,
             on_partial=on_partial,
         )
@@ -99,7 +106,7 @@ class Session:
     def looking(self) -> Iterator[None]:
         """Let signals wait, as a keeper looks between chunks; keep what finished if it fails."""
         try:
-            with self.stop.waiting(self.say):
+            with self.stop.waiting(self._warn):
                 yield
         except BaseException:
             if self._waiting:
@@ -136,7 +143,7 @@ class Session:
             try:
                 self.flush()
             except OSError as error:
-                self.say(f"{name}: cannot be kept ({error.strerror or error})")
+                self._warn(f"{name}: cannot be kept ({error.strerror or error})")
 
     def flush(self) -> None:
         """Write what waits.
@@ -176,6 +183,9 @@ class Session:
             remove_temporaries(self._root)
             with contextlib.suppress(OSError):
                 self._root.rmdir()
+
+    def _warn(self, line: str) -> None:
+        (self.warn or self.say)(line)
 
     @property
     def _root(self) -> Path:

@@ -38,6 +38,7 @@ from memoa_jax.types import (
     Policy,
     record,
 )
+from memoa_jax.watching import Watcher
 
 Schedule = Literal["resident", "stream"]
 
@@ -90,6 +91,7 @@ def simulate(
     count_costs: bool = False,
     containment: Containment = "report",
     keeper: Keeper | None = None,
+    watch: Watcher | None = None,
 ) -> Result:
     """Run a population of agents through a series, one step at a time, and score it.
 
@@ -145,6 +147,9 @@ def simulate(
       keeper: keeps the run between compiled calls, and may know where to go on from (see
         `memoa_jax.keeping`); a run that is gone on with gives the same bits. Not under a
         transformation.
+      watch: shown, at the beginning and after every compiled call, how far the run is and, if it
+        asks, the figures so far (see `memoa_jax.watching`); it changes no bit of the result. Not
+        under a transformation.
 
     Returns:
       Result.
@@ -187,7 +192,7 @@ def simulate(
     )
     record = Record(agents=(), fields=()) if record is None else record
     if isinstance(prepared, Stream):
-        return _streamed(run_stream(prepared, on_chunk, keeper), record, series)
+        return _streamed(run_stream(prepared, on_chunk, keeper, watch), record, series)
 
     def result(lived: Lived, rows: int | None = None) -> Result:
         info = lived.info
@@ -205,9 +210,8 @@ def simulate(
             trouble=lived.trouble,
         )
 
-    return result(
-        run_resident(prepared, series, chunk=chunk, on_chunk=on_chunk, keeper=keeper, told=result)
-    )
+    options: dict[str, Any] = {"chunk": chunk, "on_chunk": on_chunk, "watch": watch}
+    return result(run_resident(prepared, series, **options, keeper=keeper, told=result))
 
 
 def prepare(

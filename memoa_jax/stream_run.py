@@ -7,6 +7,7 @@ kept there, and gone on with.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from memoa_jax.sums import Sums, shapes
 from memoa_jax.totals import Tally, joined
 from memoa_jax.trouble import Trouble, earliest
 from memoa_jax.types import MixtureSurvey, Tree
+from memoa_jax.watching import Live, Moment, Watcher
 
 _COUNTS = CostCounts(
     *(jax.ShapeDtypeStruct(shape, np.dtype(np.int64)) for shape in ((BINS,), ()))  # type: ignore[arg-type]
@@ -97,14 +99,22 @@ def run_stream(
     stream: Stream,
     on_call: Callable[[int, int], None] | None,
     keeper: Keeper | None = None,
+    watch: Watcher | None = None,
 ) -> Streamed:
     """Run all blocks through all time; exact, O(n N) for every pass: one, and one per survey."""
     plan, choice, surveys = stream.plan, stream.choice, stream.surveys
-    every = (len(surveys) + 1) * plan.calls
+    every, blocks = (len(surveys) + 1) * plan.calls, -(-plan.agents // plan.size)
     going = Going() if keeper is None else _resumed(stream, keeper)
+
+    def show() -> None:
+        if watch is not None:
+            over = min(going.calls * plan.blocks, blocks)
+            figures = functools.partial(_glance, going)
+            watch(Moment(over, blocks, figures, going.number + 1, len(surveys) + 1, "block"))
 
     def called() -> None:
         going.calls += 1
+        show()
         done = going.number * plan.calls + going.calls
         if on_call is not None:
             on_call(done, every)
@@ -116,6 +126,7 @@ def run_stream(
     for number in range(going.number, len(surveys)):
         arguments = stream.arguments(going.told)
         run = stream.look(number)
+        show()
         for found in deal(run, plan, stream.devices, arguments, begun=going.calls):
             going.total.add(found)
             called()
@@ -123,6 +134,7 @@ def run_stream(
         going = Going(number + 1, told=(*going.told, told))
 
     arguments = stream.arguments(going.told, *stream.chosen())
+    show()
     for found in deal(stream.live(), plan, stream.devices, arguments, begun=going.calls):
         going.enter(found, stream)
         called()
@@ -144,6 +156,14 @@ def run_stream(
         status=going.status,
         trouble=going._trouble,
     )
+
+
+def _glance(going: Going) -> Live:
+    """Return what is known of the agents whose blocks are over."""
+    tally = going.tally
+    if tally is None or not going.steps:
+        return Live()
+    return Live(None, float(tally.worst_rmse), int(tally.worst), int(tally.diverged))
 
 
 def _resumed(stream: Stream, keeper: Keeper) -> Going:

@@ -16,6 +16,7 @@ import jax
 from memoa_jax import build, canary, study_report
 from memoa_jax.config import Cell, Study, label
 from memoa_jax.config_file import to_toml
+from memoa_jax.progress import SILENT, Watch, duration
 from memoa_jax.report import summarise, to_json, without_partial, write_files
 from memoa_jax.run import compare, finishing, in_one_line, input_files, manifest, policies
 from memoa_jax.series import Series
@@ -27,7 +28,12 @@ MOST_PROGRAMS = 64
 
 
 def run_study(
-    study: Study, folder: Path, say: Callable[[str], None], session: Session | None = None
+    study: Study,
+    folder: Path,
+    say: Callable[[str], None],
+    session: Session | None = None,
+    *,
+    watch: Watch = SILENT,
 ) -> dict[str, Any]:
     """Run every cell of a study, write the result files as they come, and return the summary.
 
@@ -40,6 +46,7 @@ def run_study(
         and manifest.json.
       say: receives one line of progress per cell.
       session: keeps the cells, and knows what to go on from.
+      watch: told how each policy goes.
 
     Raises:
       ConfigError: if the library refuses what the config asks for.
@@ -70,7 +77,7 @@ def run_study(
         return summary
 
     with finishing(done, lambda: f"{len(done)} of {len(cells)} runs are in {folder}"):
-        for one in _play(cells, series, len(planned), session):
+        for one in _play(cells, series, len(planned), session, watch):
             done.append(one)
             write()
             if not one.summary["not_run"]:
@@ -122,7 +129,11 @@ def _in_order(study: Study, series: Mapping[str, Series]) -> list[Cell]:
 
 
 def _play(
-    cells: Sequence[Cell], series: Mapping[str, Series], policies: int, session: Session | None
+    cells: Sequence[Cell],
+    series: Mapping[str, Series],
+    policies: int,
+    session: Session | None,
+    watch: Watch,
 ) -> Iterator[Done]:
     """Run cell after cell; one that was cut short is the last."""
     held = 0
@@ -148,6 +159,7 @@ def _play(
                 say=lambda _: None,
                 session=session,
                 within=f"{name}-",
+                watch=watch.within(cell.place, index * policies, len(cells) * policies),
             )
         one = Done(cell, summarise(without_partial(found)), time.perf_counter() - start)
         if session is not None and not one.summary["interrupted"]:
@@ -178,22 +190,7 @@ def _progress(done: Sequence[Done], cells: Sequence[Cell], series: Mapping[str, 
     pace = sum(done[i].seconds for i in timed) / sum(points[i] for i in timed)
     first = [max(done[i].seconds - pace * points[i], 0.0) for i in range(count) if compiles[i]]
     left = pace * sum(points[count:]) + sum(first) / len(first) * sum(compiles[count:])
-    return f"{count} of {len(cells)}, about {_duration(left)} left"
-
-
-def _duration(seconds: float) -> str:
-    """Write a duration in its two largest units.
-
-    Example:
-      >>> _duration(7.6), _duration(200), _duration(4000)
-      ('8 s', '3 min 20 s', '1 h 6 min')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{count} of {len(cells)}, about {duration(left)} left"
 
 
 def _manifest(study: Study) -> dict[str, Any]:

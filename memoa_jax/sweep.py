@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from memoa_jax.config_sweep import Sweep
 from memoa_jax.figure_style import FigureError
 from memoa_jax.identity import difference, identity
 from memoa_jax.policy_run import compile_clock
+from memoa_jax.progress import SILENT, Watch
 from memoa_jax.report import to_json, write_files
 from memoa_jax.run import finishing, in_one_line, input_files, manifest
 from memoa_jax.sweep_batch import Batch, Figures, Place, Programs, batches
@@ -37,7 +38,12 @@ FILES = (
 
 
 def run_sweep(
-    sweep: Sweep, folder: Path, say: Callable[[str], None], fresh: bool = False
+    sweep: Sweep,
+    folder: Path,
+    say: Callable[[str], None],
+    fresh: bool = False,
+    *,
+    watch: Watch = SILENT,
 ) -> dict[str, Any]:
     """Run every point of a sweep with every seed, and return the summary.
 
@@ -49,6 +55,7 @@ def run_sweep(
       folder: an existing folder for `FILES`.
       say: receives one line of progress per call.
       fresh: start again, whatever sweep the folder holds.
+      watch: told how far it is after each call.
 
     Raises:
       ConfigError: if a point is refused, or the folder holds other results.
@@ -72,9 +79,11 @@ def run_sweep(
     with compile_clock() as compiling:
         with finishing(found, lambda: f"{there()} are in {folder}"):
             calls = batches(runs)
+            see = _watched(watch, calls, found, lambda: sum(compiling))
             for call, one in _play(calls, found, store):
                 found.update(one)
                 summary = store.write(found, sum(compiling))
+                see(call, summary)
                 say(f"call {call} of {len(calls)}: {there()}")
         summary = summary or store.write(found, sum(compiling))
     try:
@@ -82,6 +91,26 @@ def run_sweep(
     except FigureError as error:
         say(f"no figure: {error}")
     return summary
+
+
+def _watched(
+    watch: Watch,
+    calls: Sequence[Batch],
+    found: Mapping[Place, Figures],
+    compiling: Callable[[], float],
+) -> Callable[[int, Mapping[str, Any]], None]:
+    """Return what is told every call that is over; the work is that of the calls to come."""
+    work = [0 if all(place in found for place in one.places) else one.agent_steps for one in calls]
+    see = watch.steps("agent_step", sum(work), agent_steps=1, compiling=compiling)
+    see(0, call=0, calls=len(calls))
+
+    def told(call: int, summary: Mapping[str, Any]) -> None:
+        best = summary["best"] or {"policy": None, "mean": None}
+        lost = sum(one["diverged_agents"] > 0 for one in found.values())
+        facts = {"rows": len(found), "diverged_rows": lost, "best_policy": best["policy"]}
+        see(sum(work[:call]), call=call, calls=len(calls), best=best["mean"], **facts)
+
+    return told
 
 
 def _play(

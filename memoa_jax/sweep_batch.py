@@ -88,6 +88,11 @@ class Batch:
         """The rows that the batch fills."""
         return [place for job in self.jobs for place in job.places]
 
+    @property
+    def agent_steps(self) -> int:
+        """How much there is to compute, what pads the batch included."""
+        return self.size * self.shape.agents * self.jobs[0].series.num_points
+
 
 def _is_array(leaf: Any) -> bool:
     return not isinstance(leaf, int | float)
@@ -181,7 +186,7 @@ class Programs:
     """Runs batches, and keeps the program of the last shape: batches of a shape come in a row."""
 
     def __init__(self) -> None:
-        self.compiled = 0
+        self.compiled: int = 0
         self._shape: tuple[Shape, int] | None = None
         self._program: Callable[..., Any] | None = None
 

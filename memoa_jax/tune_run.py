@@ -22,6 +22,7 @@ from memoa_jax.config_tune import TUNABLE, TuneConfig, key_of
 from memoa_jax.descent import Objective, Parameters, Step
 from memoa_jax.figure_style import FigureError
 from memoa_jax.keeping import Keeper
+from memoa_jax.progress import SILENT, Watch
 from memoa_jax.report import to_json, write_files
 from memoa_jax.run import in_one_line, input_files, manifest
 from memoa_jax.session import Session
@@ -52,6 +53,7 @@ def run_tuning(
     session: Session | None = None,
     *,
     check: bool = False,
+    watch: Watch = SILENT,
 ) -> dict[str, Any]:
     """Tune, write history.csv, summary.json, best.toml, final.toml and a figure; return a summary.
 
@@ -63,6 +65,7 @@ def run_tuning(
       say: receives lines of progress.
       session: keeps the descent, and knows what to go on from.
       check: whether to compare the first gradient with central differences.
+      watch: told how far it is after each step.
 
     Raises:
       ConfigError: if the library refuses what the config asks for.
@@ -93,7 +96,8 @@ def run_tuning(
                 say(tune_report.told_check(checked))
             with _keeper(session, number) as keeper:
                 told = functools.partial(_after, say, said)
-                tuned = _descend(config, series, split, start, told, keeper)
+                within = watch.within(said.removesuffix(": "), 0, 0)
+                tuned = _descend(config, series, split, start, told, keeper, within)
             origins.append(Origin(split, tuned, _judged(config, series, split, tuned, start)))
         if tuned.stopped == "interrupted":
             break
@@ -222,11 +226,17 @@ def _descend(
     start: Mapping[str, float],
     say: Callable[[str], None],
     keeper: Keeper | None,
+    watch: Watch,
 ) -> Tuned:
     """Descend on one origin's rows, and choose the step by those after them."""
     wanted, began = config.tune, time.perf_counter()
 
+    rows = split.validation + split.held_out  # each run begins at the series' first
+    size = config.agents * len(config.all_seeds) * rows
+    see = watch.steps("step", wanted.steps, agent_steps=size)
+
     def told(number: int, step: Step) -> None:
+        see(number, objective=step.objective, validation=step.validation)
         if number in (0, 1) or number % max(wanted.steps // 10, 1) == 0:
             spent = time.perf_counter() - began
             say(

@@ -18,6 +18,7 @@ from memoa_jax._version import __version__
 from memoa_jax.figure_style import FigureError
 from memoa_jax.figures import draw_verification
 from memoa_jax.files import replace
+from memoa_jax.progress import SILENT, Watch
 from memoa_jax.report import platform_facts, to_json
 from memoa_jax.statement import Statement
 
@@ -35,7 +36,9 @@ PROGRAMME: dict[str, Callable[[], list[Statement]]] = {
 """The parts, by the names that `memoa verify --only` takes."""
 
 
-def verify(parts: Sequence[str], folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+def verify(
+    parts: Sequence[str], folder: Path, say: Callable[[str], None], *, watch: Watch = SILENT
+) -> dict[str, Any]:
     """Run parts of the programme, write verification.json and verification.png, return the report.
 
     A part that fails to run counts as a statement that does not hold. A keyboard interrupt ends
@@ -45,6 +48,7 @@ def verify(parts: Sequence[str], folder: Path, say: Callable[[str], None]) -> di
       parts: names of `PROGRAMME`, in the order to run them.
       folder: an existing folder.
       say: receives one line of progress per part.
+      watch: told which part is run.
 
     Raises:
       RuntimeError: if the installed jax computes wrong numbers.
@@ -53,10 +57,13 @@ def verify(parts: Sequence[str], folder: Path, say: Callable[[str], None]) -> di
     canary.check_build()
     found: dict[str, tuple[list[Statement], float]] = {}
     try:
-        for part in parts:
+        for number, part in enumerate(parts, start=1):
+            watch.event("progress", name=part, part=number, parts=len(parts))
             start = time.perf_counter()
             statements = _run(part)
             found[part] = statements, time.perf_counter() - start
+            judged = {"failed": [one.name for one in statements if one.holds is False]}
+            watch.event("part", name=part, seconds=found[part][1], **judged)
             failed = sum(statement.holds is False for statement in statements)
             say(
                 f"{part}: {f'{failed} FAILED' if failed else 'none fails'} of {len(statements)}, "

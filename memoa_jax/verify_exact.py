@@ -149,7 +149,11 @@ def deviations() -> list[Statement]:
     ]
 
 
-LAW = InitialLaw(jnp.array([0.5, -0.3]), jnp.array([[1.0, 0.3], [0.3, 0.6]]))
+LAW: InitialLaw = InitialLaw(
+    # NumPy's arrays: making JAX's would start a backend on import.
+    np.array([0.5, -0.3]),  # type: ignore[arg-type]
+    np.array([[1.0, 0.3], [0.3, 0.6]]),  # type: ignore[arg-type]
+)
 """The agents' states before they are drawn, in the statements on the weakest agent."""
 CROWD, FEW = 20, 4
 """Numbers of agents in those statements: alike, and each for itself."""

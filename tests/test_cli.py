@@ -83,7 +83,8 @@ def finished(tmp_path_factory):
     (folder / "tiny.toml").write_text(TINY)
     out, error = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(error):
-        assert main(["run", str(folder / "tiny.toml"), "--out", str(folder / "out")]) == 0
+        words = ["run", str(folder / "tiny.toml"), "--out", str(folder / "out")]
+        assert main([*words, "--log-level", "info"]) == 0
     return out.getvalue(), error.getvalue(), folder / "out"
 
 

@@ -123,7 +123,7 @@ def test_ctrl_c_in_a_process_is_code_130(tiny):
     policies = [f"{{kind='greedy', name='{name}'}}" for name in ("first", "second", "third")]
     changes = ["--set", "agents=400000", "--set", f"policy=[{', '.join(policies)}]"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "memoa_jax", "run", str(tiny), *changes],
+        [sys.executable, "-m", "memoa_jax", "run", str(tiny), *changes, "--log-level", "info"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

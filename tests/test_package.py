@@ -48,6 +48,32 @@ def test_importing_the_package_loads_nothing():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+def test_importing_starts_no_backend_says_nothing_and_configures_nothing():
+    """Every module but `__main__`, which runs a command."""
+    code = """
+import importlib, logging, pkgutil, signal
+handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+import memoa_jax
+names = [one.name for one in pkgutil.iter_modules(memoa_jax.__path__) if one.name != "__main__"]
+assert len(names) > 100
+for name in names:
+    importlib.import_module(f"memoa_jax.{name}")
+import jax
+from jax._src import xla_bridge
+assert not xla_bridge.backends_are_initialized()
+assert not jax.config.jax_enable_x64
+assert handlers == [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+for name, logger in [("root", logging.root), *logging.root.manager.loggerDict.items()]:
+    if name == "root" or name.split(".")[0] == "memoa_jax":
+        assert not getattr(logger, "handlers", []), name
+assert logging.getLogger("memoa_jax").level == logging.NOTSET
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=ROOT
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_public_names_resolve_and_others_do_not():
     for name in memoa_jax.__all__:
         assert getattr(memoa_jax, name) is not None

@@ -88,7 +88,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_nothing_had_been(monkeypatch,
         found = partial[f"server/{label}"]
     np.testing.assert_array_equal(found, whole[f"server/{label}"][:rows])
 
-    assert main(["run", "--resume", "runs/kept"]) == 0
+    assert main(["run", "--resume", "runs/kept", "--log-level", "info"]) == 0
     assert f"goes on from {rows} of 31" in capsys.readouterr().err
     assert (
         Path("runs/kept/trajectories.npz").read_bytes()
@@ -213,7 +213,7 @@ def test_a_disk_that_is_full_is_told_and_costs_no_result(monkeypatch, capsys):
         stop_at(patch, 3)
         assert main(["run", "--resume", "runs/kept", *EVERY]) == 130
     assert "greedy: cannot be kept at 16 of 31 (No space left on device)" in capsys.readouterr().err
-    assert main(["run", "--resume", "runs/kept"]) == 0
+    assert main(["run", "--resume", "runs/kept", "--log-level", "info"]) == 0
     assert "greedy: goes on from 8 of 31" in capsys.readouterr().err
     assert arrays_of("runs/kept") == arrays_of("whole")
 
@@ -279,7 +279,7 @@ def test_a_tuning_goes_on_step_by_step(monkeypatch, capsys):
         assert main(["tune", "kept.toml"]) == 130
     assert summary_of(Path("runs/kept"))["interrupted"]
     capsys.readouterr()
-    assert main(["tune", "--resume", "runs/kept"]) == 0
+    assert main(["tune", "--resume", "runs/kept", "--log-level", "info"]) == 0
     assert "origin 1: goes on from 3 of 6" in capsys.readouterr().err
     for name in ("history.csv", "best.toml", "final.toml"):
         assert Path("runs/kept", name).read_bytes() == Path("whole", name).read_bytes()

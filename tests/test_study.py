@@ -166,7 +166,7 @@ def test_manifest_names_seeds_and_hashes(finished):
 
 def test_the_command_runs_a_study_and_prints_its_table(finished, capsys):
     words = ["run", "study.toml", "--out", "out", "--set", "series.four.name=period"]
-    assert main(words) == 0
+    assert main([*words, "--log-level", "info"]) == 0
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
     assert lines[0] == "small: 10 agents, 2 seeds, float32"

@@ -159,7 +159,8 @@ def test_what_diverged_is_never_called_best(finished):
 
 
 def test_the_command_prints_the_best_points_beside_persistence(held, capsys):
-    assert main(["sweep", "grid.toml", "--out", "out", "--set", "sweep.top=2"]) == 0
+    words = ["sweep", "grid.toml", "--out", "out", "--set", "sweep.top=2"]
+    assert main([*words, "--log-level", "info"]) == 0
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
     assert lines[0] == "grid: grid of 6 points, 2 seeds, 6 agents, float32"
@@ -180,7 +181,7 @@ def test_the_command_prints_the_best_points_beside_persistence(held, capsys):
 def test_without_matplotlib_only_the_figure_is_missing(held, monkeypatch, capsys):
     (held / "marginals.png").unlink()
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert main(["sweep", "grid.toml", "--out", "out"]) == 0
+    assert main(["sweep", "grid.toml", "--out", "out", "--log-level", "info"]) == 0
     assert "no figure: matplotlib is not installed" in capsys.readouterr().err
     assert not Path("out/marginals.png").exists()
 
@@ -263,7 +264,7 @@ def test_an_interrupted_sweep_goes_on_and_ends_the_same(finished, monkeypatch, c
     assert told[-1] == "memoa: RESOURCE_EXHAUSTED; 12 of 36 rows are in out"
     with monkeypatch.context() as patch:
         calls = stop(patch, 9)
-        assert main(["sweep", "grid.toml", "--out", "out"]) == 0
+        assert main(["sweep", "grid.toml", "--out", "out", "--log-level", "info"]) == 0
     assert len(calls) == 1
     assert capsys.readouterr().err.splitlines()[0] == "12 of 36 rows are there"
     for name in WRITTEN - {"summary.json", "manifest.json", "marginals.png"}:

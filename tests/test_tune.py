@@ -244,7 +244,8 @@ def test_windows_without_rows_are_refused(capsys):
 
 
 def test_the_command_line_tunes_and_says_so(capsys):
-    assert main(["tune", "tune.toml", "--set", "tune.steps=1", "--check-gradients"]) == 0
+    words = ["tune", "tune.toml", "--set", "tune.steps=1", "--check-gradients"]
+    assert main([*words, "--log-level", "info"]) == 0
     out, told = capsys.readouterr()
     assert "held out" in out
     assert "gradient agrees" in told

@@ -107,7 +107,7 @@ def test_myopic_agents_minimise_their_next_step():
 @pytest.mark.filterwarnings("default")
 def test_two_parts_of_the_real_programme(tmp_path, capsys):
     words = ["verify", "--only", "anarchy", "--only", "convergence", "--out", str(tmp_path)]
-    assert main(words) == 0
+    assert main([*words, "--log-level", "info"]) == 0
     out, err = capsys.readouterr()
     assert "2 of 2 statements hold" in out
     assert err.index("convergence: none fails of 1") < err.index("anarchy: none fails of 1")
@@ -163,7 +163,7 @@ def test_an_interrupt_keeps_what_was_found(programme, tmp_path, capsys):
 def test_without_matplotlib_there_is_a_line_and_no_figure(programme, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
     programme(convergence=of(GOOD))
-    assert main(["verify", "--out", str(tmp_path)]) == 0
+    assert main(["verify", "--out", str(tmp_path), "--log-level", "info"]) == 0
     assert "no figure: matplotlib is not installed: pip install 'memoa-jax[plot]'" in (
         capsys.readouterr().err
     )
