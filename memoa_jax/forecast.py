@@ -11,6 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from memoa_jax.game import GameCost
+from memoa_jax.groups import costs_by_agent
 from memoa_jax.linalg import (
     applied,
     is_singular,
@@ -24,6 +25,7 @@ from memoa_jax.types import (
     Array,
     Dimensions,
     Observation,
+    Population,
     Scalar,
     Sight,
     Status,
@@ -79,7 +81,10 @@ class ForecastState:
 
 @record
 class ForecastGame:
-    """The forecast game's policy; made by ``game = "forecast"`` of the three policies."""
+    """The forecast game's policy; made by ``game = "forecast"`` of the three policies.
+
+    With `groups` that differ, the weights of the cost may be one number per group.
+    """
 
     cost: GameCost
     ridge: Scalar
@@ -87,6 +92,7 @@ class ForecastGame:
     staleness: int = static()
     finite: bool = static()
     coupled: bool = static(default=True)
+    groups: int | None = static(default=None)
 
     @property
     def surveys(self) -> tuple[Survey, ...]:
@@ -108,12 +114,12 @@ class ForecastGame:
         """Forecast the move, then play the one-step game on all forecasts."""
         forecasts, forecast = predict(self, state.forecasts, observation)
         z, population, moves = observation.features, observation.population, state.moves
-        game = OneStep.of(self.cost, population.size if self.finite else None, z.dtype)
+        game = self.one_step(population, z.dtype)
         responses, wishes, pivots = respond(game, z, forecast)
         if not self.coupled:
             move, singular = jnp.zeros_like(observation.target), jnp.zeros((), bool)
         elif observation.told is None:
-            found = population.mean(responses), population.mean(wishes)
+            found = population.mean(pulled(game, responses)), population.mean(wishes)
             moves, (move, singular) = heard(game, moves, *found)
         else:
             ((move, singular),) = observation.told
@@ -125,6 +131,13 @@ class ForecastGame:
         )
         action = Action(base=base, control=control, status=status.astype(jnp.int32))
         return ForecastState(forecasts, moves), action
+
+    def one_step(self, population: Population, dtype: Any) -> OneStep:
+        """Return the game of a block's agents, each with its own weights."""
+        cost = self.cost
+        if self.groups is not None:
+            cost = costs_by_agent(cost, population, dtype)
+        return OneStep.of(cost, population.size if self.finite else None, dtype)
 
 
 def predict(
@@ -151,9 +164,9 @@ class MoveSurvey:
         """Forecast, and average how the block's agents would move."""
         state, forecast = predict(self.policy, state, observation)
         population = observation.population
-        game = self._game(population.size, forecast.dtype)
+        game = self.policy.one_step(population, forecast.dtype)
         responses, wishes, _ = respond(game, observation.features, forecast)
-        return state, (population.mean(responses), population.mean(wishes))
+        return state, (population.mean(pulled(game, responses)), population.mean(wishes))
 
     def begin(self, dimensions: Dimensions, dtype: Any) -> Array:
         """Return the moves that agents have not heard of yet."""
@@ -163,10 +176,8 @@ class MoveSurvey:
         self, common: Array, found: tuple[Array, Array], sight: Sight
     ) -> tuple[Array, tuple[Array, Array]]:
         """Solve for the move on which all responses meet."""
-        return heard(self._game(sight.size, sight.target.dtype), common, *found)
-
-    def _game(self, size: Array, dtype: Any) -> OneStep:
-        return OneStep.of(self.policy.cost, size if self.policy.finite else None, dtype)
+        size = sight.size if self.policy.finite else None
+        return heard(OneStep.of(self.policy.cost, size, sight.target.dtype), common, *found)
 
 
 def heard(
@@ -190,7 +201,10 @@ def heard(
 
 @record
 class OneStep:
-    """The one-step game in numbers of one dtype: q, c (1 - 1/N) and gamma of `respond`."""
+    """The one-step game in numbers of one dtype: q, c (1 - 1/N) and gamma of `respond`.
+
+    Each is a scalar, or [N] where agents differ.
+    """
 
     tracking: Array
     pull: Array
@@ -216,7 +230,9 @@ def respond(game: OneStep, features: Array, forecast: Array) -> tuple[Array, Arr
         J^i = tracking |m^i - s^i|^2 + consensus |m^i - mbar|^2 + effort |beta^i|^2
         L^i = Z^i ((q + c f) Z^i'Z^i + gamma I)^{-1} Z^i',   a^i = q L^i s^i,   f = 1 - 1/N
 
-    Exact; O(d^2 p + d^3) per agent: the p x p inverse is taken as one of d x d.
+    Exact; O(d^2 p + d^3) per agent: the p x p inverse is taken as one of d x d. q, c and gamma
+    may be each agent's own: its condition q Z'(m - s) + c f Z'(m - mbar) + gamma beta = 0 holds
+    no other agent's.
 
     Args:
       game: tracking q, pull c f and effort gamma > 0.
@@ -237,23 +253,34 @@ def respond(game: OneStep, features: Array, forecast: Array) -> tuple[Array, Arr
         for b in range(d)
     ]
     response = jnp.stack(columns, axis=1)
-    wish = jnp.sum(response * (game.tracking * forecast)[None], axis=1)
+    wish = jnp.sum(response * (_in_rows(game.tracking) * forecast)[None], axis=1)
     return response, wish, smallest_pivot(system)
 
 
+def pulled(game: OneStep, responses: Array) -> Array:
+    """Return what is averaged of the responses [d, d, N]: c f L where the pull differs, else L."""
+    return responses if game.pull.ndim == 0 else game.pull[None, None] * responses
+
+
+def _in_rows(weight: Array) -> Array:
+    """Bring a weight that may be every agent's own to the shape of [d, N], or leave it."""
+    return weight[None] if weight.ndim else weight
+
+
 def mean_move(game: OneStep, mean_response: Array, mean_wish: Array) -> tuple[Array, Array]:
-    """Return the mean move on which all responses meet, v = (I - c f mean L)^{-1} mean a.
+    """Return the mean move on which all responses meet, v = (I - mean(c f L))^{-1} mean a.
 
     Args:
-      game: of which the pull c f is used.
-      mean_response: [d, d], the average of L over all agents.
+      game: of which the pull c f is used, where it is the same for all.
+      mean_response: [d, d], the average of `pulled` over all agents.
       mean_wish: [d], the average of a.
 
     Returns:
       v [d], and whether the system is singular.
     """
     d = mean_wish.shape[0]
-    matrix = jnp.eye(d, dtype=mean_wish.dtype) - game.pull * mean_response
+    pull = mean_response if game.pull.ndim else game.pull * mean_response
+    matrix = jnp.eye(d, dtype=mean_wish.dtype) - pull
     return solve_general(matrix, mean_wish), is_singular(matrix)
 
 
@@ -267,7 +294,7 @@ def controls(game: OneStep, features: Array, forecast: Array, move: Array) -> Ar
       move: [d], the mean move v that the agents know of.
     """
     _, system = _systems(game, features)
-    target = game.tracking * forecast + game.pull * move[:, None]
+    target = _in_rows(game.tracking) * forecast + _in_rows(game.pull) * move[:, None]
     dual = solve_lanes(system, [target[a] for a in range(features.shape[0])])
     return jnp.sum(features * jnp.stack(dual)[:, None], axis=0)
 
