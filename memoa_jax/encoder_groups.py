@@ -88,8 +88,8 @@ class Grouped:
     def _check(self, agents: Agents) -> Array:
         if agents.group is None:
             raise ValueError(
-                f"grouped: {self.groups} encoders in a run without groups: allowed is simulate(..., "
-                f"groups=...) with {self.groups} sizes"
+                f"grouped: {self.groups} encoders in a run without groups: allowed is "
+                f"simulate(..., groups=...) with {self.groups} sizes"
             )
         return agents.group
 
@@ -106,9 +106,9 @@ def grouped(encoders: Sequence[Encoder]) -> Grouped:
     elimination adds nothing but zeros to the other columns' numbers.
 
     An agent's draws depend on the seed and its own place only: K equal encoders are one encoder, up
-    to how the compiler rounds. Costs: a block of a stream, or a device, evaluates the encoders of those groups
-    that it holds agents of; a resident run on one device all K. Either holds the parameters of all
-    K for each of its agents.
+    to how the compiler rounds. A block of a stream, or a device, evaluates the encoders of those
+    groups that it holds agents of; a resident run on one device all K, for all agents. Either holds
+    the parameters of all K for each of its agents.
 
     Axes: N agents, d outputs, p features, K groups.
 

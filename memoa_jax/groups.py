@@ -34,7 +34,7 @@ def group_sizes(owner: str, groups: Groups | None, num_agents: int) -> Array | N
     """
     if groups is None:
         return None
-    sizes = list(groups)  # type: ignore[arg-type]
+    sizes = list(groups)
     if not sizes:
         raise ValueError(f"{owner}: groups is empty: allowed is one number of agents or more")
     if any(isinstance(size, jax.core.Tracer) for size in sizes):

@@ -6,7 +6,7 @@ only: nothing in this file can know y_{t+1}. Agents are the last axis throughout
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -289,9 +289,8 @@ def _hindsight(
             f"{owner}: staleness = {staleness}: allowed is 0 with information = 'offline', where "
             "no mean field is broadcast at all"
         )
-    local = GameCost(
-        effort=cost.effort if greedy_effort is None else greedy_effort, forgetting=cost.forgetting
-    )
+    effort: Any = cost.effort if greedy_effort is None else greedy_effort
+    local = GameCost(effort=effort, forgetting=cost.forgetting)
     steps = _greedy(owner, local, window, groups)
     cost, groups = check_costs(owner, cost, groups)
     return HindsightGame(

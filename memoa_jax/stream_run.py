@@ -154,7 +154,8 @@ def _resumed(stream: Stream, keeper: Keeper) -> Going:
         costs = jax.ShapeDtypeStruct((places,), np.dtype(stream.dtype))
         number: Any = jax.ShapeDtypeStruct((), np.dtype(np.float64))
         sizes = stream.parts.groups
-        several: Any = jax.ShapeDtypeStruct(np.shape(sizes), np.dtype(np.float64))
+        shape = () if sizes is None else sizes.shape
+        several: Any = jax.ShapeDtypeStruct(shape, np.dtype(np.float64))
         grouped = live and begun and sizes is not None
         return {
             "told": told,

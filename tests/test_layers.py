@@ -82,6 +82,7 @@ ORDER = [
     "config_series",
     "config_mixtures",
     "config_affine",
+    "config_groups",
     "config",
     "config_tune",
     "config_sweep",
