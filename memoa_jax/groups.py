@@ -39,13 +39,13 @@ def group_sizes(owner: str, groups: Groups | None, num_agents: int) -> Array | N
         raise ValueError(f"{owner}: groups is empty: allowed is one number of agents or more")
     if any(isinstance(size, jax.core.Tracer) for size in sizes):
         return jnp.stack([jnp.asarray(size, jnp.int32) for size in sizes])
-    plain = [np.asarray(size)[()] for size in sizes]
+    plain = tuple(np.asarray(size).item() for size in sizes)
     for number, size in enumerate(plain):
         whole(owner, f"groups[{number}]", size)
-    if sum(map(int, plain)) != num_agents:
+    if sum(plain) != num_agents:
         raise ValueError(
-            f"{owner}: groups = {tuple(map(int, plain))}, together {sum(map(int, plain))}: "
-            f"allowed is sizes that sum to num_agents = {num_agents}"
+            f"{owner}: groups = {plain}, together {sum(plain)}: allowed is sizes that sum to "
+            f"num_agents = {num_agents}"
         )
     return jnp.asarray(plain, jnp.int32)
 

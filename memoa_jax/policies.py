@@ -289,10 +289,10 @@ def _hindsight(
             f"{owner}: staleness = {staleness}: allowed is 0 with information = 'offline', where "
             "no mean field is broadcast at all"
         )
+    cost, apart = check_costs(owner, cost, groups)
     effort: Any = cost.effort if greedy_effort is None else greedy_effort
     local = GameCost(effort=effort, forgetting=cost.forgetting)
     steps = _greedy(owner, local, window, groups)
-    cost, groups = check_costs(owner, cost, groups)
     return HindsightGame(
         cost=cost,
         local=steps,
@@ -301,7 +301,7 @@ def _hindsight(
         information=information,
         staleness=staleness,
         finite=finite,
-        groups=groups,
+        groups=apart,
     )
 
 
