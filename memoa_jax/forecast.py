@@ -6,12 +6,13 @@ One step, exact for any number of agents, and coupled through two sums only.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
 
 from memoa_jax.game import GameCost
-from memoa_jax.groups import costs_by_agent
+from memoa_jax.groups import costs_by_agent, several
 from memoa_jax.linalg import (
     applied,
     is_singular,
@@ -25,7 +26,6 @@ from memoa_jax.types import (
     Array,
     Dimensions,
     Observation,
-    Population,
     Scalar,
     Sight,
     Status,
@@ -95,6 +95,19 @@ class ForecastGame:
     groups: int | None = static(default=None)
 
     @property
+    def own_pulls(self) -> bool:
+        """Whether agents differ in how strongly they are pulled to the mean."""
+        return self.groups is not None and several(self.cost.consensus)
+
+    def game(self, observation: Observation) -> OneStep:
+        """Return the one-step game of a block's agents, each with its own weights."""
+        dtype, population = observation.features.dtype, observation.population
+        cost = self.cost
+        if self.groups is not None:
+            cost = costs_by_agent(cost, population, dtype)
+        return OneStep.of(cost, population.size if self.finite else None, dtype)
+
+    @property
     def surveys(self) -> tuple[Survey, ...]:
         """The mean move; nothing for agents that play alone."""
         return (MoveSurvey(self),) if self.coupled else ()
@@ -114,13 +127,13 @@ class ForecastGame:
         """Forecast the move, then play the one-step game on all forecasts."""
         forecasts, forecast = predict(self, state.forecasts, observation)
         z, population, moves = observation.features, observation.population, state.moves
-        game = self.one_step(population, z.dtype)
+        game = self.game(observation)
         responses, wishes, pivots = respond(game, z, forecast)
         if not self.coupled:
             move, singular = jnp.zeros_like(observation.target), jnp.zeros((), bool)
         elif observation.told is None:
-            found = population.mean(pulled(game, responses)), population.mean(wishes)
-            moves, (move, singular) = heard(game, moves, *found)
+            found = population.mean(game.pulled(responses)), population.mean(wishes)
+            moves, (move, singular) = heard(game.common(), moves, *found)
         else:
             ((move, singular),) = observation.told
         control = controls(game, z, forecast, move)
@@ -131,13 +144,6 @@ class ForecastGame:
         )
         action = Action(base=base, control=control, status=status.astype(jnp.int32))
         return ForecastState(forecasts, moves), action
-
-    def one_step(self, population: Population, dtype: Any) -> OneStep:
-        """Return the game of a block's agents, each with its own weights."""
-        cost = self.cost
-        if self.groups is not None:
-            cost = costs_by_agent(cost, population, dtype)
-        return OneStep.of(cost, population.size if self.finite else None, dtype)
 
 
 def predict(
@@ -164,9 +170,9 @@ class MoveSurvey:
         """Forecast, and average how the block's agents would move."""
         state, forecast = predict(self.policy, state, observation)
         population = observation.population
-        game = self.policy.one_step(population, forecast.dtype)
+        game = self.policy.game(observation)
         responses, wishes, _ = respond(game, observation.features, forecast)
-        return state, (population.mean(pulled(game, responses)), population.mean(wishes))
+        return state, (population.mean(game.pulled(responses)), population.mean(wishes))
 
     def begin(self, dimensions: Dimensions, dtype: Any) -> Array:
         """Return the moves that agents have not heard of yet."""
@@ -176,8 +182,15 @@ class MoveSurvey:
         self, common: Array, found: tuple[Array, Array], sight: Sight
     ) -> tuple[Array, tuple[Array, Array]]:
         """Solve for the move on which all responses meet."""
-        size = sight.size if self.policy.finite else None
-        return heard(OneStep.of(self.policy.cost, size, sight.target.dtype), common, *found)
+        policy, dtype = self.policy, sight.target.dtype
+        # What agents pay each for itself has been entered already, by the agents.
+        cost = (
+            GameCost(consensus=1.0)
+            if policy.own_pulls
+            else GameCost(consensus=policy.cost.consensus)
+        )
+        size = sight.size if policy.finite and not policy.own_pulls else None
+        return heard(OneStep.of(cost, size, dtype), common, *found)
 
 
 def heard(
@@ -219,6 +232,16 @@ class OneStep:
         )
         return cls(tracking, consensus * share, effort)
 
+    def pulled(self, responses: Array) -> Array:
+        """Return what an average is taken of: L, or c f L where agents' c differ, [d, d, N]."""
+        return responses if self.pull.ndim == 0 else responses * self.pull[None, None]
+
+    def common(self) -> OneStep:
+        """Return the game of that average, whose pull is a scalar, and 1 where it is entered."""
+        if self.pull.ndim == 0:
+            return self
+        return dataclasses.replace(self, pull=jnp.ones_like(self.pull[0]))
+
 
 # The game in three steps, so that agents may be taken block by block: the first and the last are
 # each agent's own, and between them stand sums over all agents of size d x d and d.
@@ -253,34 +276,25 @@ def respond(game: OneStep, features: Array, forecast: Array) -> tuple[Array, Arr
         for b in range(d)
     ]
     response = jnp.stack(columns, axis=1)
-    wish = jnp.sum(response * (_in_rows(game.tracking) * forecast)[None], axis=1)
+    wish = jnp.sum(response * (_row(game.tracking) * forecast)[None], axis=1)
     return response, wish, smallest_pivot(system)
 
 
-def pulled(game: OneStep, responses: Array) -> Array:
-    """Return what is averaged of the responses [d, d, N]: c f L where the pull differs, else L."""
-    return responses if game.pull.ndim == 0 else game.pull[None, None] * responses
-
-
-def _in_rows(weight: Array) -> Array:
-    """Bring a weight that may be every agent's own to the shape of [d, N], or leave it."""
-    return weight[None] if weight.ndim else weight
-
-
 def mean_move(game: OneStep, mean_response: Array, mean_wish: Array) -> tuple[Array, Array]:
-    """Return the mean move on which all responses meet, v = (I - mean(c f L))^{-1} mean a.
+    """Return the mean move on which all responses meet, v = (I - c f mean L)^{-1} mean a.
+
+    Where agents' c differ it is v = (I - mean (c f L))^{-1} mean a; see `OneStep.common`.
 
     Args:
-      game: of which the pull c f is used, where it is the same for all.
-      mean_response: [d, d], the average of `pulled` over all agents.
+      game: of which the pull c f is used.
+      mean_response: [d, d], the average of L over all agents.
       mean_wish: [d], the average of a.
 
     Returns:
       v [d], and whether the system is singular.
     """
     d = mean_wish.shape[0]
-    pull = mean_response if game.pull.ndim else game.pull * mean_response
-    matrix = jnp.eye(d, dtype=mean_wish.dtype) - pull
+    matrix = jnp.eye(d, dtype=mean_wish.dtype) - game.pull * mean_response
     return solve_general(matrix, mean_wish), is_singular(matrix)
 
 
@@ -294,9 +308,14 @@ def controls(game: OneStep, features: Array, forecast: Array, move: Array) -> Ar
       move: [d], the mean move v that the agents know of.
     """
     _, system = _systems(game, features)
-    target = _in_rows(game.tracking) * forecast + _in_rows(game.pull) * move[:, None]
+    target = _row(game.tracking) * forecast + _row(game.pull) * move[:, None]
     dual = solve_lanes(system, [target[a] for a in range(features.shape[0])])
     return jnp.sum(features * jnp.stack(dual)[:, None], axis=0)
+
+
+def _row(weight: Array) -> Array:
+    """Return a weight as it goes with [d, N]."""
+    return weight if weight.ndim == 0 else weight[None]
 
 
 def _systems(game: OneStep, features: Array) -> tuple[list[list[Array]], list[list[Array]]]:

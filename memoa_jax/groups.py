@@ -101,6 +101,16 @@ def costs_by_agent(cost: GameCost, population: Population, dtype: Any) -> GameCo
     )
 
 
+def several(value: Any) -> bool:
+    """Tell whether a weight of a cost is one number per group; known when traced.
+
+    Example:
+      >>> several((1.0, 2.0)), several(1.0)
+      (True, False)
+    """
+    return isinstance(value, tuple | list) or getattr(value, "ndim", 0) == 1
+
+
 def check_costs(owner: str, cost: GameCost, groups: int | None) -> tuple[GameCost, int | None]:
     """Hold a cost against the number of groups that a policy tells apart; one group is none.
 
@@ -119,7 +129,7 @@ def check_costs(owner: str, cost: GameCost, groups: int | None) -> tuple[GameCos
     made = {}
     for field in dataclasses.fields(cost):
         leaf: Any = getattr(cost, field.name)
-        if isinstance(leaf, tuple | list) or getattr(leaf, "ndim", 0) == 1:
+        if several(leaf):
             if len(leaf) != groups:
                 allowed = "one number" if groups is None else f"one number, or {groups}"
                 raise ValueError(

@@ -135,7 +135,9 @@ def test_groups_override_what_policies_hold_but_for_what_has_no_coupling(here):
 
 def test_a_run_tells_its_groups(here, capsys):
     path = write(BASE)
-    assert main(["run", str(path), "--out", "out", "--set", "run.uncoupled=false"]) == 0
+    less = ["run.uncoupled=false", "run.best_readout=false", "policy.1.game=forecast"]
+    less += ["policy.2.game=forecast"]
+    assert main(["run", str(path), "--out", "out", *(f"--set={one}" for one in less)]) == 0
     table = capsys.readouterr().out
     summary = strict_json(here / "out" / "summary.json")
     assert summary["groups"] == {"few": 2, "many": 5}
@@ -155,6 +157,7 @@ def test_a_run_tells_its_groups(here, capsys):
     assert "by group: " in table
 
 
+@pytest.mark.slow
 def test_a_sweep_over_a_group_s_cost_is_one_program_and_its_runs_as_they_are_alone(here):
     axis = '[sweep]\nmethod = "grid"\n[[sweep.axis]]\nkey = "group.few.cost.effort"\n'
     text = f'{BASE.replace(BASE[BASE.index("[[policy]]") :], "")}[[policy]]\nkind = "greedy"\n'
