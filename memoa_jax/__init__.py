@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         exploitability_types,
         price_of_anarchy_types,
     )
+    from memoa_jax.encoder_groups import grouped
     from memoa_jax.encoders import echo_state, given_features, random_features, views
     from memoa_jax.experts import (
         bernstein_aggregation,
@@ -81,6 +82,7 @@ __all__ = [
     "fixed_share",
     "given_features",
     "greedy",
+    "grouped",
     "mixture_weights",
     "offline_gains",
     "polynomial_potentials",
@@ -109,6 +111,7 @@ _HOME = {
         "price_of_anarchy",
         "analysis_types": "best_response_costs_types expected_costs_types exploitability_types "
         "price_of_anarchy_types",
+        "encoder_groups": "grouped",
         "encoders": "echo_state given_features random_features views",
         "experts": "bernstein_aggregation exponential_weights fixed_share polynomial_potentials",
         "game": "FeatureMoments GameCost InitialLaw",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memoa_jax import build_plugins as plugins
-from memoa_jax import download, encoders, experts, mixture, participation, policies, scaling
-from memoa_jax.config import POLICIES, Config, GivenFeatures, ParticipationFile, PluginEncoder
+from memoa_jax import (
+    download,
+    encoder_groups,
+    encoders,
+    experts,
+    mixture,
+    participation,
+    policies,
+    scaling,
+)
+from memoa_jax.config import (
+    ENCODERS,
+    POLICIES,
+    Config,
+    Game,
+    GivenFeatures,
+    Group,
+    ParticipationFile,
+    PluginEncoder,
+)
 from memoa_jax.config_affine import Affine
 from memoa_jax.config_faults import ConfigError
 from memoa_jax.config_file import put
@@ -96,11 +114,27 @@ def series(table: SERIES) -> Series:
 def encoder(
     config: Config, points: int, changes: Changes = UNCHANGED, series: Series | None = None
 ) -> Encoder:
-    """Build the encoder of a config for a series of `points` points.
+    """Build the encoder of a config for a series of `points` points; of groups that differ, all.
 
     A plug-in may be made of the series, and is held to its contract on it.
     """
-    table = config.encoder
+    common, groups = _encoder(config, config.encoder, points, changes, series), config.group or []
+    if not any(group.encoder for group in groups):
+        return common
+    return encoder_groups.grouped(
+        [
+            common
+            if group.encoder is None
+            else _encoder(config, group.encoder, points, UNCHANGED, series)
+            for group in groups
+        ]
+    )
+
+
+def _encoder(
+    config: Config, table: ENCODERS, points: int, changes: Changes, series: Series | None
+) -> Encoder:
+    """Build the encoder of one table."""
     if isinstance(table, PluginEncoder):
         return _plugin_encoder(config, table, series)
     if isinstance(table, GivenFeatures):
@@ -165,17 +199,52 @@ def _array(where: str, path: str, name: str) -> NDArray[Any]:
         raise ConfigError([f"{where}: not a NumPy file ({said})"]) from None
 
 
-def policy(table: POLICIES, changes: Changes = UNCHANGED) -> Policy:
-    """Build one policy of a config."""
+def policy(
+    table: POLICIES, changes: Changes = UNCHANGED, groups: Sequence[Group] | None = None
+) -> Policy:
+    """Build one policy of a config, which tells the groups apart unless it is to pool them."""
     if isinstance(table, PluginPolicy):
         made: Policy = plugins.made(table)
         return made
     build = getattr(policies, kind_of(type(table)))
     keys = _changed(_keys(table), changes, "policy")
+    pooled = keys.pop("groups", None) == "pooled"
+    if groups and not pooled and not isinstance(table, Affine):
+        keys |= _apart(table, keys, groups)
     if "cost" in keys:
         keys["cost"] = GameCost(**keys["cost"])
     built: Policy = build(**{k: v for k, v in keys.items() if v is not None})
     return built
+
+
+def _apart(table: POLICIES, keys: dict[str, Any], groups: Sequence[Group]) -> dict[str, Any]:
+    """Return the keys of a policy in which groups differ, one number per group."""
+    forecast = keys["game"] == "forecast"
+    alone = [group.greedy for group in groups]
+    own = [group.cost for group in groups] if isinstance(table, Game) or forecast else alone
+    cost = {name: _each(own, name, value) for name, value in keys["cost"].items()}
+    if table.name == "uncoupled":  # the run's own comparison, whatever couples the groups
+        cost |= {"consensus": 0.0, "ensemble": 0.0}
+    found: dict[str, Any] = {"groups": len(groups), "cost": cost}
+    if not forecast:
+        found["window"] = _each(alone, "window", keys["window"])
+    if isinstance(table, Game) and not forecast and any(one.effort for one in alone):
+        effort = keys["greedy_effort"]
+        base = cost["effort"] if effort is None else effort
+        each = base if isinstance(base, tuple) else (base,) * len(groups)
+        found["greedy_effort"] = tuple(
+            number if one.effort is None else one.effort
+            for one, number in zip(alone, each, strict=True)
+        )
+    return found
+
+
+def _each(own: Sequence[Table], name: str, common: Any) -> Any:
+    """Return what stands at a key in each of some tables, a tuple; or what they have in common."""
+    given = [getattr(one, name, None) for one in own]
+    if all(value is None for value in given):
+        return common
+    return tuple(common if value is None else value for value in given)
 
 
 def check_gains(config: Config, table: POLICIES, series: Series, encoder: Encoder) -> None:
@@ -284,8 +353,10 @@ def simulation(
         "key": jax.random.key(config.seed),
         "record": record(config),
         "participation": present(config, series.num_points),
+        "groups": config.sizes,
         "dtype": config.dtype,
         "mesh": mesh(config),
         **config.run.model_dump(exclude={"uncoupled", "devices", "sample"}),
     }
-    return (series, encoder, policy(table), server_mixture(config)), options
+    made = policy(table, groups=config.group)
+    return (series, encoder, made, server_mixture(config)), options

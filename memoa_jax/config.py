@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from memoa_jax.choices import Containment
 from memoa_jax.config_affine import Affine
+from memoa_jax.config_groups import GroupTable, filled, sizes
 from memoa_jax.config_mixtures import MIXTURES, OneMixture, Ridge
 from memoa_jax.config_plugins import (
     ByKind,
@@ -42,6 +43,8 @@ from memoa_jax.config_values import (
 from memoa_jax.plugins import short
 
 GameName = Literal["hindsight", "forecast"]
+Apart = Literal["own", "pooled"]
+"""Whether a policy tells groups of agents apart (where there are some, it does), or pools them."""
 
 
 class Views(Table):
@@ -173,6 +176,7 @@ class Greedy(Table):
     game: GameName = "hindsight"
     ridge: Positive = 0.1
     discount: Share = 0.999
+    groups: Apart | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -198,6 +202,7 @@ class Game(Table):
     staleness: Whole = 0
     ridge: Positive = 0.1
     discount: Share = 0.999
+    groups: Apart | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -254,6 +259,17 @@ Policies: TypeAlias = Annotated[
 ]
 
 
+class Group(GroupTable):
+    """A group of agents; without an encoder of its own it has the run's."""
+
+    encoder: OneEncoder | None = None
+
+
+Groups: TypeAlias = Annotated[
+    list[Group], Field(min_length=1, description="one [[group]] table or more")
+]
+
+
 class Config(Table):
     """A run: one series, one population, and the policies compared on them."""
 
@@ -265,9 +281,21 @@ class Config(Table):
     encoder: OneEncoder = RandomFeatures()
     mixture: OneMixture = Ridge()
     participation: OneParticipation | None = None
+    group: Groups | None = None
     policy: Policies
     run: Run = Run()
     record: Record | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _all_agents(cls, raw: Any) -> Any:
+        """Sum the groups' agents, where they give their own."""
+        return filled(raw)
+
+    @property
+    def sizes(self) -> tuple[int, ...] | None:
+        """The groups' numbers of agents; None where there are no groups."""
+        return None if self.group is None else sizes(self.group, self.agents)
 
 
 def _check_seeds(value: Any) -> Any:
@@ -324,8 +352,15 @@ class Study(Table):
     ] = Field([RandomFeatures()])
     mixture: OneMixture = Ridge()
     participation: OneParticipation | None = None
+    group: Groups | None = None
     policy: Policies
     run: Run = Run()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _all_agents(cls, raw: Any) -> Any:
+        """Sum the groups' agents, where they give their own."""
+        return filled(raw)
 
     @property
     def all_seeds(self) -> list[int]:

@@ -15,6 +15,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from memoa_jax.config import FAMILIES, PLUGINS, Config, Study
+from memoa_jax.config_groups import all_agents
+from memoa_jax.config_groups import between_keys as between_groups
 from memoa_jax.config_kinds import KINDS, command_of
 from memoa_jax.config_plugins import TAG, is_plugin, plugin_faults
 from memoa_jax.config_sweep import between_keys
@@ -87,6 +89,8 @@ def _between_keys(raw: dict[str, Any]) -> Iterator[tuple[Keys, str]]:
             yield (*keys, "path"), f"{_dotted(keys)}.path = {json.dumps(path)}: no such file"
     yield from _plugins(raw)
     yield from between_keys(raw)
+    default = Config.model_fields["agents"].default
+    yield from between_groups(raw, default)
     if "seed" in raw and "seeds" in raw and command_of(raw) == "run":
         yield ("seeds",), "seeds: seed is given too; allowed is one of them"
     for keys, policy in tables_at(raw, ["policy"]):
@@ -100,7 +104,7 @@ def _between_keys(raw: dict[str, Any]) -> Iterator[tuple[Keys, str]]:
     if type(first) is int and type(last) is int and 0 <= last < first:
         fault = f"participation.last = {last}: allowed is a whole number >= first, {first}"
         yield ("participation", "last"), fault
-    record, agents = raw.get("record"), raw.get("agents", Config.model_fields["agents"].default)
+    record, agents = raw.get("record"), all_agents(raw, default)
     wanted = record.get("agents") if isinstance(record, dict) else None
     for index, agent in enumerate(wanted if isinstance(wanted, list) else []):
         if type(agent) is int and type(agents) is int and agents > 0 and agent >= agents:
@@ -176,11 +180,11 @@ def _explain(raw: dict[str, Any], details: ErrorDetails) -> tuple[Keys, str]:
             known.sort(key=lambda name: {"kind": 0, "name": 1}.get(name, 2))
             return keys, f"{dotted}: unknown key{did_you_mean(str(keys[-1]), known)}"
         case "union_tag_not_found":
-            kinds = ", ".join(FAMILIES[str(keys[0])])
+            kinds = ", ".join(FAMILIES[_family(keys)])
             return (*keys, "kind"), f"{dotted}.kind: missing; allowed: {kinds}"
         case "union_tag_invalid":
             kind = details["input"].get("kind")  # the tag is its text
-            family = str(keys[0])
+            family = _family(keys)
             known = [*FAMILIES[family], *(registered(family) if family in PLUGINS else [])]
             hint = did_you_mean(str(kind), known)
             if family in PLUGINS and "." in str(kind):
@@ -196,11 +200,24 @@ def _explain(raw: dict[str, Any], details: ErrorDetails) -> tuple[Keys, str]:
     return keys, f"{dotted} = {show(value)}: allowed is {describe(annotation)}{bound}{hint}"
 
 
+def _family(keys: Keys) -> str:
+    """Return the family that a table belongs to: the last of its keys that is one's name."""
+    return next(str(key) for key in reversed(keys) if key in FAMILIES)
+
+
 def _place(raw: dict[str, Any], loc: Sequence[str | int]) -> Keys:
     """Return the place of a fault in the file, without what the schema put in between."""
     first, *rest = loc
     depth = 1 if rest and isinstance(rest[0], int) else 0
     family = FAMILIES.get(str(first), {})
+    # A group's own encoder stands deeper.
+    if (
+        first == "group"
+        and rest[1:2] == ["encoder"]
+        and rest[2:3]
+        and rest[2] in FAMILIES["encoder"]
+    ):
+        del rest[2]
     # The kind of a family's table; a family of one is no union: nothing was added.
     if len(family) > 1 and len(rest) > depth and rest[depth] in (*family, TAG):
         del rest[depth]

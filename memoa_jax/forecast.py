@@ -6,11 +6,13 @@ One step, exact for any number of agents, and coupled through two sums only.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
 
 from memoa_jax.game import GameCost
+from memoa_jax.groups import costs_by_agent, several
 from memoa_jax.linalg import (
     applied,
     is_singular,
@@ -79,7 +81,10 @@ class ForecastState:
 
 @record
 class ForecastGame:
-    """The forecast game's policy; made by ``game = "forecast"`` of the three policies."""
+    """The forecast game's policy; made by ``game = "forecast"`` of the three policies.
+
+    With `groups` that differ, the weights of the cost may be one number per group.
+    """
 
     cost: GameCost
     ridge: Scalar
@@ -87,6 +92,20 @@ class ForecastGame:
     staleness: int = static()
     finite: bool = static()
     coupled: bool = static(default=True)
+    groups: int | None = static(default=None)
+
+    @property
+    def own_pulls(self) -> bool:
+        """Whether agents differ in how strongly they are pulled to the mean."""
+        return self.groups is not None and several(self.cost.consensus)
+
+    def game(self, observation: Observation) -> OneStep:
+        """Return the one-step game of a block's agents, each with its own weights."""
+        dtype, population = observation.features.dtype, observation.population
+        cost = self.cost
+        if self.groups is not None:
+            cost = costs_by_agent(cost, population, dtype)
+        return OneStep.of(cost, population.size if self.finite else None, dtype)
 
     @property
     def surveys(self) -> tuple[Survey, ...]:
@@ -108,13 +127,13 @@ class ForecastGame:
         """Forecast the move, then play the one-step game on all forecasts."""
         forecasts, forecast = predict(self, state.forecasts, observation)
         z, population, moves = observation.features, observation.population, state.moves
-        game = OneStep.of(self.cost, population.size if self.finite else None, z.dtype)
+        game = self.game(observation)
         responses, wishes, pivots = respond(game, z, forecast)
         if not self.coupled:
             move, singular = jnp.zeros_like(observation.target), jnp.zeros((), bool)
         elif observation.told is None:
-            found = population.mean(responses), population.mean(wishes)
-            moves, (move, singular) = heard(game, moves, *found)
+            found = population.mean(game.pulled(responses)), population.mean(wishes)
+            moves, (move, singular) = heard(game.common(), moves, *found)
         else:
             ((move, singular),) = observation.told
         control = controls(game, z, forecast, move)
@@ -151,9 +170,9 @@ class MoveSurvey:
         """Forecast, and average how the block's agents would move."""
         state, forecast = predict(self.policy, state, observation)
         population = observation.population
-        game = self._game(population.size, forecast.dtype)
+        game = self.policy.game(observation)
         responses, wishes, _ = respond(game, observation.features, forecast)
-        return state, (population.mean(responses), population.mean(wishes))
+        return state, (population.mean(game.pulled(responses)), population.mean(wishes))
 
     def begin(self, dimensions: Dimensions, dtype: Any) -> Array:
         """Return the moves that agents have not heard of yet."""
@@ -163,10 +182,15 @@ class MoveSurvey:
         self, common: Array, found: tuple[Array, Array], sight: Sight
     ) -> tuple[Array, tuple[Array, Array]]:
         """Solve for the move on which all responses meet."""
-        return heard(self._game(sight.size, sight.target.dtype), common, *found)
-
-    def _game(self, size: Array, dtype: Any) -> OneStep:
-        return OneStep.of(self.policy.cost, size if self.policy.finite else None, dtype)
+        policy, dtype = self.policy, sight.target.dtype
+        # What agents pay each for itself has been entered already, by the agents.
+        cost = (
+            GameCost(consensus=1.0)
+            if policy.own_pulls
+            else GameCost(consensus=policy.cost.consensus)
+        )
+        size = sight.size if policy.finite and not policy.own_pulls else None
+        return heard(OneStep.of(cost, size, dtype), common, *found)
 
 
 def heard(
@@ -190,7 +214,10 @@ def heard(
 
 @record
 class OneStep:
-    """The one-step game in numbers of one dtype: q, c (1 - 1/N) and gamma of `respond`."""
+    """The one-step game in numbers of one dtype: q, c (1 - 1/N) and gamma of `respond`.
+
+    Each is a scalar, or [N] where agents differ.
+    """
 
     tracking: Array
     pull: Array
@@ -205,6 +232,16 @@ class OneStep:
         )
         return cls(tracking, consensus * share, effort)
 
+    def pulled(self, responses: Array) -> Array:
+        """Return what an average is taken of: L, or c f L where agents' c differ, [d, d, N]."""
+        return responses if self.pull.ndim == 0 else responses * self.pull[None, None]
+
+    def common(self) -> OneStep:
+        """Return the game of that average, whose pull is a scalar, and 1 where it is entered."""
+        if self.pull.ndim == 0:
+            return self
+        return dataclasses.replace(self, pull=jnp.ones_like(self.pull[0]))
+
 
 # The game in three steps, so that agents may be taken block by block: the first and the last are
 # each agent's own, and between them stand sums over all agents of size d x d and d.
@@ -216,7 +253,9 @@ def respond(game: OneStep, features: Array, forecast: Array) -> tuple[Array, Arr
         J^i = tracking |m^i - s^i|^2 + consensus |m^i - mbar|^2 + effort |beta^i|^2
         L^i = Z^i ((q + c f) Z^i'Z^i + gamma I)^{-1} Z^i',   a^i = q L^i s^i,   f = 1 - 1/N
 
-    Exact; O(d^2 p + d^3) per agent: the p x p inverse is taken as one of d x d.
+    Exact; O(d^2 p + d^3) per agent: the p x p inverse is taken as one of d x d. q, c and gamma
+    may be each agent's own: its condition q Z'(m - s) + c f Z'(m - mbar) + gamma beta = 0 holds
+    no other agent's.
 
     Args:
       game: tracking q, pull c f and effort gamma > 0.
@@ -237,12 +276,14 @@ def respond(game: OneStep, features: Array, forecast: Array) -> tuple[Array, Arr
         for b in range(d)
     ]
     response = jnp.stack(columns, axis=1)
-    wish = jnp.sum(response * (game.tracking * forecast)[None], axis=1)
+    wish = jnp.sum(response * (_row(game.tracking) * forecast)[None], axis=1)
     return response, wish, smallest_pivot(system)
 
 
 def mean_move(game: OneStep, mean_response: Array, mean_wish: Array) -> tuple[Array, Array]:
     """Return the mean move on which all responses meet, v = (I - c f mean L)^{-1} mean a.
+
+    Where agents' c differ it is v = (I - mean (c f L))^{-1} mean a; see `OneStep.common`.
 
     Args:
       game: of which the pull c f is used.
@@ -267,9 +308,14 @@ def controls(game: OneStep, features: Array, forecast: Array, move: Array) -> Ar
       move: [d], the mean move v that the agents know of.
     """
     _, system = _systems(game, features)
-    target = game.tracking * forecast + game.pull * move[:, None]
+    target = _row(game.tracking) * forecast + _row(game.pull) * move[:, None]
     dual = solve_lanes(system, [target[a] for a in range(features.shape[0])])
     return jnp.sum(features * jnp.stack(dual)[:, None], axis=0)
+
+
+def _row(weight: Array) -> Array:
+    """Return a weight as it goes with [d, N]."""
+    return weight if weight.ndim == 0 else weight[None]
 
 
 def _systems(game: OneStep, features: Array) -> tuple[list[list[Array]], list[list[Array]]]:

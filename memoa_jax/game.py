@@ -27,7 +27,8 @@ class GameCost:
                               + ensemble  |Ybar_{t+1} - y_{t+1}|^2
                               + effort    |beta^i_t|^2 ]
 
-    Leaves are numbers (or arrays under vmap), in squared target units; `effort` is per squared
+    Leaves are numbers (or arrays under vmap), in squared target units; for K types or groups of
+    agents also K numbers each, an array or a tuple. `effort` is per squared
     control and must be positive, `forgetting` is a rate per step. Consensus may be negative as
     long as the second-order condition holds (reported by the solvers). With only `ensemble`
     positive an agent moves the mean by O(1/N): effort must then scale like 1/N.
@@ -51,15 +52,20 @@ class GameCost:
 
     def __post_init__(self) -> None:
         for name in _FIELDS:
-            value = getattr(self, name)
-            # Leaves may be tracers or placeholders here; only plain numbers are judged.
-            if isinstance(value, int | float) and not abs(value) < float("inf"):
-                raise ValueError(f"GameCost.{name} = {value!r}: allowed is a finite number")
-        # GameCost(..., effort=0) is also how vmap is told to map over effort (in_axes).
-        if isinstance(self.effort, int | float) and not (
-            self.effort > 0 or (self.effort == 0 and isinstance(self.effort, int))
-        ):
-            raise ValueError(f"GameCost.effort = {self.effort!r}: allowed is a number > 0")
+            for value in _each(getattr(self, name)):
+                # Leaves may be tracers or placeholders here; only plain numbers are judged.
+                if isinstance(value, int | float) and not abs(value) < float("inf"):
+                    raise ValueError(f"GameCost.{name} = {value!r}: allowed is a finite number")
+        for value in _each(self.effort):
+            # GameCost(..., effort=0) is also how vmap is told to map over effort (in_axes).
+            if isinstance(value, int | float) and not (
+                value > 0 or (value == 0 and isinstance(value, int))
+            ):
+                raise ValueError(f"GameCost.effort = {value!r}: allowed is a number > 0")
+
+
+def _each(leaf: Any) -> tuple[Any, ...]:
+    return leaf if isinstance(leaf, tuple) else (leaf,)
 
 
 @record

@@ -3,6 +3,8 @@
 In three moves. `settle`, one for the whole population: solve the game for its gains. `replay`,
 each agent's own: live through the window again with those gains. Between them stand sums over
 all agents only: the moments of the features, and with feedback the mean field of the replay.
+Among groups that differ all of these are one per group (`memoa_jax.group_games`): the mean field
+is then [K d], that of each group in turn.
 """
 
 from __future__ import annotations
@@ -14,9 +16,19 @@ import jax.numpy as jnp
 from jax import lax
 
 from memoa_jax.game import FeatureMoments, GameCost
-from memoa_jax.information import Information, offline_gains
+from memoa_jax.group_games import (
+    controls_by_group,
+    mean_field_of,
+    observed,
+    rolled_by_group,
+    share_of,
+    solve,
+    spreads_by_group,
+    start_of,
+)
+from memoa_jax.information import Information
 from memoa_jax.memory import History, Reflected, Window
-from memoa_jax.nash import FeedbackGains, solve_nash
+from memoa_jax.nash import FeedbackGains
 from memoa_jax.reflection import reflect
 from memoa_jax.spread import Spread
 from memoa_jax.types import (
@@ -28,6 +40,7 @@ from memoa_jax.types import (
     Sight,
     Status,
     Survey,
+    Tree,
     record,
     static,
 )
@@ -47,7 +60,7 @@ class Plan:
     """What a game comes to, the same for all agents: whether it is played, and with what gains.
 
     `start` [d] is where everybody starts, `gains` are those of `solve_nash` ([T, ...]), `mean`
-    [T, d, p] are the mean features of the steps played over.
+    [T, d, p] are the mean features of the steps played over; of groups [T, K, ...].
     """
 
     played: Array
@@ -59,7 +72,10 @@ class Plan:
 
 @record
 class HindsightGame:
-    """See `decentralized` and `centralized`; `finite` says whether 1/N enters the game."""
+    """See `decentralized` and `centralized`; `finite` says whether 1/N enters the game.
+
+    `groups` is the number of groups that the game tells apart (None: it has one kind of agent).
+    """
 
     cost: GameCost
     local: Greedy
@@ -68,6 +84,7 @@ class HindsightGame:
     information: Information = static()
     staleness: int = static()
     finite: bool = static()
+    groups: int | None = static(default=None)
 
     @property
     def length(self) -> int:
@@ -84,7 +101,7 @@ class HindsightGame:
         """Return empty memories."""
         return GameState(
             window=Window.empty(self.length, dimensions, num_agents, dtype),
-            history=History.empty(self.length, dimensions, dtype),
+            history=History.empty(self.length, dimensions, dtype, self.groups),
         )
 
     def act(self, state: GameState, observation: Observation) -> tuple[GameState, Action]:
@@ -92,17 +109,18 @@ class HindsightGame:
         window, step = state.window.complete(observation), observation.step
         history, path = state.history, None
         if observation.told is None:
-            begun = Reflected.of(observation.features, observation.population)
+            begun = observed(observation.features, observation.population, self.groups)
             history, plan = settle(self, history, begun, observation.sight)
         else:
             plan, *paths = observation.told
             path = paths[0] if paths else None
+        local = self.local.of_agents(observation.population, observation.features.dtype)
         action = lax.cond(
             plan.played,
             lambda: replay(self, plan, window, step, observation.population, path),
             lambda: Action(
                 base=observation.prediction,
-                control=greedy_control(self.local, window, step),
+                control=greedy_control(local, window, step),
                 status=jnp.int32(Status.OK),
             ),
         )
@@ -130,27 +148,32 @@ def settle(
     )
     start = history.origins[slots[0]]
     lived = jax.tree.map(lambda ring: ring[slots], history.features)
-    moments, back = lived.moments, jax.vmap(lambda rows, by: reflect(rows, by[:, None], 0))
+    moments = lived.moments
 
-    def solve() -> tuple[FeedbackGains, Array]:
-        size = sight.size if policy.finite else None
-        equilibrium = solve_nash(policy.cost, moments, history.targets[slots], size)
-        gains = equilibrium.gains
-        if policy.information == "offline":
-            gains = offline_gains(moments, gains, start)
+    def solved() -> tuple[FeedbackGains, Array]:
+        gains, status = solve(
+            policy.cost,
+            moments,
+            history.targets[slots],
+            start,
+            sight,
+            groups=policy.groups,
+            finite=policy.finite,
+            information=policy.information,
+        )
         # The game is the same in any basis of features, and its gains are of the features' own.
         return FeedbackGains(
-            own=back(gains.own, lived.householder),
-            mean=back(gains.mean, lived.householder),
+            own=reflect(gains.own, lived.householder[..., None], -2),
+            mean=reflect(gains.mean, lived.householder[..., None], -2),
             offset=reflect(gains.offset, lived.householder),
-        ), equilibrium.status
+        ), status
 
     def nothing() -> tuple[FeedbackGains, Array]:
-        shapes = jax.eval_shape(solve)
+        shapes = jax.eval_shape(solved)
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
-    gains, status = lax.cond(played, solve, nothing)
-    mean = reflect(moments.mean, lived.householder[:, None])
+    gains, status = lax.cond(played, solved, nothing)
+    mean = reflect(moments.mean, lived.householder[..., None, :])
     return history, Plan(played=played, start=start, gains=gains, mean=mean, status=status)
 
 
@@ -180,12 +203,12 @@ def replay(
       window: the block's own steps.
       step: t.
       population: asked for the realised mean field, unless `path` is given.
-      path: [T, d], the mean field before every step played over, or None.
+      path: [T, d] or [T, K d], the mean field before every step played over, or None.
     """
     states, told = _live(policy, plan, window, step, population, path)
     last = policy.horizon - 1
     # The last step is written out because its control is wanted.
-    control = _controls(policy, plan, states, told, last)
+    control = _controls(policy, plan, states, told, last, population)
     features = window.features[_slots(policy, step)[last]]
     return Action(
         base=states + jnp.sum(features * control[None], axis=1), control=control, status=plan.status
@@ -220,22 +243,22 @@ def _live(
     """Play all steps but the last; return the states then, and the path gone by (or made)."""
     slots = _slots(policy, step)
     realised = path is None and policy.information == "feedback"
-    start = plan.start
+    start = start_of(plan.start, policy.groups)
     going = jnp.zeros((policy.horizon, *start.shape), start.dtype).at[0].set(start)
     going = going if path is None else path
-    made = jnp.zeros_like(going).at[0].set(start * population.counted / population.size)
+    made = jnp.zeros_like(going).at[0].set(share_of(start, population, policy.groups))
 
     def live(carry: tuple[Array, Array, Array], s: Array) -> tuple[Any, None]:
         states, going, made = carry
-        control = _controls(policy, plan, states, going, s)
+        control = _controls(policy, plan, states, going, s, population)
         states = states + jnp.sum(window.features[slots[s]] * control[None], axis=1)
         if realised:  # offline nobody is told
-            going = going.at[s + 1].set(population.mean(states))
+            going = going.at[s + 1].set(mean_field_of(states, population, policy.groups))
         if keep:
-            made = made.at[s + 1].set(population.mean(states))
+            made = made.at[s + 1].set(mean_field_of(states, population, policy.groups))
         return (states, going, made), None
 
-    everyone = jnp.broadcast_to(start[:, None], window.pending_base.shape)
+    everyone = jnp.broadcast_to(plan.start[:, None], window.pending_base.shape)
     (states, going, made), _ = lax.scan(
         live, (everyone, going, made), jnp.arange(policy.horizon - 1)
     )
@@ -243,11 +266,18 @@ def _live(
 
 
 def _controls(
-    policy: HindsightGame, plan: Plan, states: Array, path: Array, s: Array | int
+    policy: HindsightGame,
+    plan: Plan,
+    states: Array,
+    path: Array,
+    s: Array | int,
+    population: Population,
 ) -> Array:
     """Return beta_s = -(own_s Y + mean_s Ybar + offset_s) of every agent, [p, N]."""
     gains = jax.tree.map(lambda leaf: leaf[s], plan.gains)
     mean_field = _known_mean(policy, plan, s, path)
+    if policy.groups is not None:
+        return controls_by_group(gains, states, mean_field, population)
     common = jnp.sum(gains.mean * mean_field[None], axis=1) + gains.offset
     own = gains.own[:, 0, None] * states[0][None]
     for a in range(1, states.shape[0]):
@@ -262,6 +292,10 @@ def _known_mean(policy: HindsightGame, plan: Plan, s: Array | int, path: Array) 
     for ahead in range(min(policy.staleness, policy.horizon - 1)):
         then = jnp.minimum(told + ahead, policy.horizon - 1)
         by = jax.tree.map(lambda leaf, then=then: leaf[then], plan.gains)
+        if policy.groups is not None:
+            rolled = rolled_by_group(by, plan.mean[then], mean_field)
+            mean_field = jnp.where(told + ahead < s, rolled, mean_field)
+            continue
         implied = jnp.sum((by.own + by.mean) * mean_field[None], axis=1) + by.offset
         rolled = mean_field - jnp.sum(plan.mean[then] * implied[None], axis=1)
         mean_field = jnp.where(told + ahead < s, rolled, mean_field)
@@ -278,25 +312,33 @@ class MomentsSurvey:
         """Return nothing: the features of the step are all it takes."""
         return ()
 
-    def look(self, state: tuple[()], observation: Observation) -> tuple[tuple[()], Spread]:
-        """Return the spread of the block's features."""
-        features = observation.features
+    def look(self, state: tuple[()], observation: Observation) -> tuple[tuple[()], Tree]:
+        """Return the spread of the block's features; of groups, a tuple of each one's."""
+        features, groups = observation.features, self.policy.groups
         flat = features.reshape(-1, features.shape[-1])
+        if groups is not None:
+            return state, spreads_by_group(flat, observation.population, groups)
         return state, Spread.of(flat, observation.population, reflected=True)
 
     def begin(self, dimensions: Dimensions, dtype: Any) -> History:
         """Return an empty history."""
-        return History.empty(self.policy.length, dimensions, dtype)
+        return History.empty(self.policy.length, dimensions, dtype, self.policy.groups)
 
-    def meet(self, common: History, found: Spread, sight: Sight) -> tuple[History, Plan]:
+    def meet(self, common: History, found: Tree, sight: Sight) -> tuple[History, Plan]:
         """Solve the game."""
-        d, p = common.pending.moments.mean.shape
-        second = found.scatter / sight.size + found.mean[:, None] * found.mean[None]
-        moments = FeatureMoments(
-            mean=found.mean.reshape(d, p), second=jnp.moveaxis(second.reshape(d, p, d, p), 2, 1)
-        )
-        # In float64, reflected back when the blocks were joined.
-        begun = Reflected(moments, householder=jnp.zeros_like(moments.mean[0]))
+        d, p = common.pending.moments.mean.shape[-2:]
+
+        def joined(one: Spread, size: Array) -> Reflected:
+            second = one.scatter / size + one.mean[:, None] * one.mean[None]
+            second = jnp.moveaxis(second.reshape(d, p, d, p), 2, 1)
+            # In float64, reflected back when the blocks were joined.
+            moments = FeatureMoments(mean=one.mean.reshape(d, p), second=second)
+            return Reflected(moments, householder=jnp.zeros_like(moments.mean[0]))
+
+        if sight.sizes is None or self.policy.groups is None:
+            return settle(self.policy, common, joined(found, sight.size), sight)
+        each = [joined(*pair) for pair in zip(found, sight.sizes, strict=True)]
+        begun = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
         return settle(self.policy, common, begun, sight)
 
 
@@ -318,8 +360,9 @@ class ReplaySurvey:
     def look(self, state: Window, observation: Observation) -> tuple[Window, tuple[Array, Array]]:
         """Return the block's share of F at the constant path, and of its derivative."""
         window, (plan,) = state.complete(observation), observation.told
-        steps, outputs = self.policy.horizon, plan.start.shape[0]
-        constant = jnp.broadcast_to(plan.start, (steps, outputs))
+        start = start_of(plan.start, self.policy.groups)
+        steps, outputs = self.policy.horizon, start.shape[0]
+        constant = jnp.broadcast_to(start, (steps, outputs))
 
         def share(path: Array) -> Array:
             return mean_path(

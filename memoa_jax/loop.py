@@ -19,6 +19,7 @@ from jax import lax
 
 from memoa_jax.arithmetic import computed_once
 from memoa_jax.choices import Containment
+from memoa_jax.groups import in_groups
 from memoa_jax.linalg import applied
 from memoa_jax.recording import Field, pick
 from memoa_jax.series import Series
@@ -263,6 +264,7 @@ def begin(
     policy: Policy,
     mixture: Mixture,
     participation: Participation | None,
+    groups: Array | None,
     key: Array,
     first_target: Array,
     recorded_agents: Array,
@@ -276,10 +278,11 @@ def begin(
 ) -> tuple[Program, State]:
     """Draw a block's agents; return the program and the state before step 0 (all predict y_0).
 
-    `index` [N] are the block's places in the population.
+    `index` [N] are the block's places in the population, `groups` [K] the sizes of its groups.
     """
     num_agents, dtype = index.shape[0], first_target.dtype
-    agents = Agents(index=index, key=key)
+    population = in_groups(population, index, groups)
+    agents = Agents(index=index, key=key, group=population.group)
     parameters = encoder.parameters(agents, dimensions, dtype)
     program = Program(
         encoder=encoder,

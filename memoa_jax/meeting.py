@@ -20,6 +20,7 @@ def answers(
     found: Tree,
     points: Point,
     agents: int,
+    groups: Array | None = None,
     *,
     dimensions: Dimensions,
     dtype: str,
@@ -31,8 +32,9 @@ def answers(
     """
     with jax.enable_x64(True):
         sights, size = held(points), np.float64(agents)
+        sizes = None if groups is None else np.asarray(groups, np.float64)
         exact = functools.partial(_on_host, dtype=np.float64)
-        arguments = jax.tree.map(exact, (survey, found, sights, size))
+        arguments = jax.tree.map(exact, (survey, found, sights, size, sizes))
         met = meet(*arguments, dimensions=dimensions)
     return jax.tree.map(functools.partial(_on_host, dtype=dtype), met)
 
@@ -41,6 +43,7 @@ def answer_shapes(
     survey: Survey | MixtureSurvey,
     found: Tree,
     points: Point,
+    groups: Array | None = None,
     *,
     dimensions: Dimensions,
     dtype: str,
@@ -54,7 +57,8 @@ def answer_shapes(
     with jax.enable_x64(True):
         exact = functools.partial(_on_host, dtype=np.float64)
         sums = jax.tree.map(functools.partial(to, np.float64, 1), found)
-        others = jax.tree.map(exact, (survey, held(points), np.float64(0)))
+        sizes = None if groups is None else np.asarray(groups, np.float64)
+        others = jax.tree.map(exact, (survey, held(points), np.float64(0), sizes))
         meeting = functools.partial(meet, dimensions=dimensions)
         met = jax.eval_shape(meeting, others[0], sums, *others[1:])
     return jax.tree.map(functools.partial(to, dtype, 0), met)
@@ -74,14 +78,18 @@ def meet(
     found: Tree,
     sights: Sight,
     size: Array,
+    sizes: Array | None = None,
     *,
     dimensions: Dimensions,
 ) -> Tree:
-    """Turn what a pass found, [n, ...], into the answers for every step."""
+    """Turn what a pass found, [n, ...], into the answers for every step.
+
+    `size` is that of the population, `sizes` [K] are those of its groups.
+    """
 
     def body(common: Tree, row: tuple[Tree, Sight]) -> tuple[Tree, Tree]:
         here, sight = row
-        sight = Sight(sight.step, sight.target, sight.known, size)
+        sight = Sight(sight.step, sight.target, sight.known, size, sizes)
         return survey.meet(common, here, sight)
 
     start = survey.begin(dimensions, sights.target.dtype)

@@ -99,7 +99,7 @@ class History:
     `features`, leaves [L, ...], are the moments of the realised features of step s, `origins`
     [L, d] is y_s and `targets` [L, d] is y_{s+1}; `origins_known` and `targets_known` [L] say
     whether they were observed. The step in progress waits: its moments `pending`, y_t in `last`
-    and its flag in `last_known`.
+    and its flag in `last_known`. Of several groups the moments have a further axis, [L, K, ...].
     """
 
     features: Reflected
@@ -112,11 +112,16 @@ class History:
     last_known: Array
 
     @classmethod
-    def empty(cls, length: int, dimensions: Dimensions, dtype: Any) -> History:
-        """Return a history in which nothing has happened."""
+    def empty(
+        cls, length: int, dimensions: Dimensions, dtype: Any, groups: int | None = None
+    ) -> History:
+        """Return a history in which nothing has happened; of several groups' moments each."""
         d, p = dimensions.outputs, dimensions.features
-        none = FeatureMoments(jnp.zeros((d, p), dtype), jnp.zeros((d, d, p, p), dtype))
-        pending = Reflected(none, jnp.zeros((p,), dtype))
+        lead = () if groups is None else (groups,)
+        none = FeatureMoments(
+            jnp.zeros((*lead, d, p), dtype), jnp.zeros((*lead, d, d, p, p), dtype)
+        )
+        pending = Reflected(none, jnp.zeros((*lead, p), dtype))
         return cls(
             features=jax.tree.map(lambda leaf: jnp.stack([leaf] * length), pending),
             origins=jnp.zeros((length, d), dtype),

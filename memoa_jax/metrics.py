@@ -49,6 +49,53 @@ class Summary:
     running_mean_rmse: Array
 
 
+@record
+class GroupSummary:
+    """The figures of one run's groups of agents, [K] each; they say what `Summary`'s say of all.
+
+    `agents` counts those that took part. `mean_gap` and `worst_gap` are scalars: the RMSE of the
+    group that fares worst minus that of the one that fares best, of the mean agents and of the
+    worst ones, in target units; not finite where a group's is not.
+    """
+
+    agents: Array
+    mean_agent_rmse: Array
+    worst_agent_rmse: Array
+    best_agent_rmse: Array
+    mean_agent_cost: Array
+    worst_agent_cost: Array
+    best_agent_cost: Array
+    agent_cost_variance: Array
+    worst_agent: Array
+    mean_agent_effort: Array
+    best_readout_worst_cost: Array
+    diverged_agents: Array
+    mean_gap: Array
+    worst_gap: Array
+
+    @classmethod
+    def of(cls, tally: Tally | None) -> GroupSummary | None:
+        """Take the tallies of groups, leaves [K]; None of none."""
+        if tally is None:
+            return None
+        return cls(
+            agents=tally.agents,
+            mean_agent_rmse=tally.rmse,
+            worst_agent_rmse=tally.worst_rmse,
+            best_agent_rmse=tally.best_rmse,
+            mean_agent_cost=tally.cost,
+            worst_agent_cost=tally.worst_cost,
+            best_agent_cost=tally.best_cost,
+            agent_cost_variance=tally.cost_scatter / tally.agents,
+            worst_agent=tally.worst,
+            mean_agent_effort=tally.effort,
+            best_readout_worst_cost=tally.best_readout,
+            diverged_agents=tally.diverged,
+            mean_gap=jnp.max(tally.rmse) - jnp.min(tally.rmse),
+            worst_gap=jnp.max(tally.worst_rmse) - jnp.min(tally.worst_rmse),
+        )
+
+
 def rmse(predictions: Array, targets: Array, known: Array) -> Array:
     """Return sqrt(mean e^2) over outputs and the known rows after row 0.
 

@@ -6,7 +6,7 @@ only: nothing in this file can know y_{t+1}. Agents are the last axis throughout
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from memoa_jax.affine_feedback import Affine, Matrix, Vector
 from memoa_jax.arguments import number, one_of, whole
 from memoa_jax.forecast import ForecastGame
 from memoa_jax.game import FeatureMoments, GameCost
+from memoa_jax.groups import check_costs
 from memoa_jax.hindsight import HindsightGame
 from memoa_jax.information import Information
 from memoa_jax.nash import solve_nash
@@ -36,26 +37,30 @@ def _forecast(
     *,
     finite: bool,
     coupled: bool = True,
+    groups: int | None = None,
 ) -> ForecastGame:
     number(owner, "ridge", ridge, "> 0", lambda value: value > 0)
     number(owner, "discount", discount, "in (0, 1]", lambda value: 0 < value <= 1)
     whole(owner, "staleness", staleness, 0)
+    cost, groups = check_costs(owner, FORECAST_COST if cost is None else cost, groups)
     return ForecastGame(
-        cost=FORECAST_COST if cost is None else cost,
+        cost=cost,
         ridge=ridge,
         discount=discount,
         staleness=staleness,
         finite=finite,
         coupled=coupled,
+        groups=groups,
     )
 
 
 def greedy(
     cost: GameCost | None = None,
-    window: int = 3,
+    window: int | tuple[int, ...] = 3,
     game: GameName = "hindsight",
     ridge: Scalar = 0.1,
     discount: Scalar = 0.999,
+    groups: int | None = None,
 ) -> Greedy | ForecastGame:
     """Make the greedy baseline: each agent fits its own recent residuals and looks no further.
 
@@ -75,10 +80,13 @@ def greedy(
     Args:
       cost: of which effort (> 0, per squared control) and forgetting (per step) are used;
         default effort 10 (for the forecaster: tracking and effort, of `FORECAST_COST`).
-      window: W, steps fitted; static.
+      window: W, steps fitted; static. Or a tuple, one for each of the groups: if they differ, no
+        window slides, and every step costs O(d p^2) times the longest.
       game: "hindsight" for the window ridge above, or "forecast"; static.
       ridge: of the forecast's regression, > 0.
       discount: of the forecast's regression, per step, in (0, 1].
+      groups: K, where groups of agents differ (see `simulate`): the cost's fields may then be K
+        numbers each; static.
 
     Raises:
       ValueError: if an argument is outside what is allowed.
@@ -89,26 +97,48 @@ def greedy(
       >>> greedy(GameCost(effort=5.0), window=2).cost.effort
       5.0
     """
-    whole("greedy", "window", window)
     one_of("greedy", "game", game, get_args(GameName))
     if game == "forecast":
         cost = FORECAST_COST if cost is None else cost
         alone = GameCost(cost.tracking, 0.0, 0.0, cost.effort, cost.forgetting)
-        return _forecast("greedy", alone, ridge, discount, 0, finite=False, coupled=False)
-    return Greedy(cost=GameCost(effort=10.0) if cost is None else cost, window=window)
+        return _forecast(
+            "greedy", alone, ridge, discount, 0, finite=False, coupled=False, groups=groups
+        )
+    return _greedy("greedy", GameCost(effort=10.0) if cost is None else cost, window, groups)
+
+
+def _greedy(
+    owner: str, cost: GameCost, window: int | tuple[int, ...], groups: int | None
+) -> Greedy:
+    windows = window if isinstance(window, tuple) else (window,) * (groups or 1)
+    for one in windows:
+        whole(owner, "window", one)
+    if len(windows) != (groups or 1):
+        raise ValueError(
+            f"{owner}: window = {window} with groups = {groups}: allowed is one number, or as many "
+            "as there are groups"
+        )
+    cost, groups = check_costs(owner, cost, groups)
+    return Greedy(
+        cost=cost,
+        window=max(windows),
+        windows=windows if len(set(windows)) > 1 else None,
+        groups=groups,
+    )
 
 
 def decentralized(
     cost: GameCost | None = None,
     horizon: int = 3,
-    window: int = 3,
+    window: int | tuple[int, ...] = 3,
     sync_every: int | Array = 1,
     information: Information = "feedback",
     staleness: int = 0,
     game: GameName = "hindsight",
-    greedy_effort: Scalar | None = None,
+    greedy_effort: Scalar | tuple[Scalar, ...] | None = None,
     ridge: Scalar = 0.1,
     discount: Scalar = 0.999,
+    groups: int | None = None,
 ) -> HindsightGame | ForecastGame:
     """Make the decentralized policy: the closed-form mean-field equilibrium, agent by agent.
 
@@ -130,7 +160,7 @@ def decentralized(
       cost: the game's cost; `effort` > 0. Default `GameCost()`, for the forecast game
         `FORECAST_COST`.
       horizon: T, steps per game; static.
-      window: of the greedy steps; static.
+      window: of the greedy steps; static. One number, or one per group.
       sync_every: steps between games, >= 1; may be traced.
       information: "feedback" (the realised mean field of the replay is broadcast) or "offline"
         (agents roll the mean field that the gains imply); static.
@@ -142,6 +172,10 @@ def decentralized(
       greedy_effort: effort of the greedy steps; default the game's.
       ridge: of the forecast's regression, > 0.
       discount: of the forecast's regression, per step, in (0, 1].
+      groups: K, where the game is to tell groups of agents apart (see `simulate`), by their
+        features and by their cost, whose fields may then be K numbers each: it is that of
+        `solve_nash_types`, with weights N_k/N, and with one mean field per group that agents know.
+        None takes all agents for one kind. Static.
 
     Raises:
       ValueError: if an argument is outside what is allowed.
@@ -154,7 +188,9 @@ def decentralized(
     """
     one_of("decentralized", "game", game, get_args(GameName))
     if game == "forecast":
-        return _forecast("decentralized", cost, ridge, discount, staleness, finite=False)
+        return _forecast(
+            "decentralized", cost, ridge, discount, staleness, finite=False, groups=groups
+        )
     return _hindsight(
         "decentralized",
         GameCost() if cost is None else cost,
@@ -165,20 +201,22 @@ def decentralized(
         staleness,
         greedy_effort,
         finite=False,
+        groups=groups,
     )
 
 
 def centralized(
     cost: GameCost | None = None,
     horizon: int = 3,
-    window: int = 3,
+    window: int | tuple[int, ...] = 3,
     sync_every: int | Array = 1,
     information: Information = "feedback",
     staleness: int = 0,
     game: GameName = "hindsight",
-    greedy_effort: Scalar | None = None,
+    greedy_effort: Scalar | tuple[Scalar, ...] | None = None,
     ridge: Scalar = 0.1,
     discount: Scalar = 0.999,
+    groups: int | None = None,
 ) -> HindsightGame | ForecastGame:
     """Make the centralized policy: the exact Nash equilibrium for the run's N agents.
 
@@ -190,7 +228,7 @@ def centralized(
     Args:
       cost: see `decentralized`, as for all other arguments.
       horizon: T, steps per game; static.
-      window: of the greedy steps; static.
+      window: of the greedy steps; static. One number, or one per group.
       sync_every: steps between games, >= 1; may be traced.
       information: "feedback" or "offline"; static.
       staleness: steps by which the mean field comes late; static.
@@ -198,6 +236,7 @@ def centralized(
       greedy_effort: effort of the greedy steps; default the game's.
       ridge: of the forecast's regression, > 0.
       discount: of the forecast's regression, per step, in (0, 1].
+      groups: K, where groups of agents differ; exact for their sizes N_k. Static.
 
     Raises:
       ValueError: if an argument is outside what is allowed.
@@ -210,7 +249,9 @@ def centralized(
     """
     one_of("centralized", "game", game, get_args(GameName))
     if game == "forecast":
-        return _forecast("centralized", cost, ridge, discount, staleness, finite=True)
+        return _forecast(
+            "centralized", cost, ridge, discount, staleness, finite=True, groups=groups
+        )
     return _hindsight(
         "centralized",
         GameCost() if cost is None else cost,
@@ -221,6 +262,7 @@ def centralized(
         staleness,
         greedy_effort,
         finite=True,
+        groups=groups,
     )
 
 
@@ -228,16 +270,16 @@ def _hindsight(
     owner: str,
     cost: GameCost,
     horizon: int,
-    window: int,
+    window: int | tuple[int, ...],
     sync_every: int | Array,
     information: Information,
     staleness: int,
-    greedy_effort: Scalar | None,
+    greedy_effort: Scalar | tuple[Scalar, ...] | None,
     *,
     finite: bool,
+    groups: int | None,
 ) -> HindsightGame:
     whole(owner, "horizon", horizon)
-    whole(owner, "window", window)
     if not isinstance(sync_every, jax.Array):
         whole(owner, "sync_every", sync_every)
     one_of(owner, "information", information, get_args(Information))
@@ -247,17 +289,19 @@ def _hindsight(
             f"{owner}: staleness = {staleness}: allowed is 0 with information = 'offline', where "
             "no mean field is broadcast at all"
         )
-    local = GameCost(
-        effort=cost.effort if greedy_effort is None else greedy_effort, forgetting=cost.forgetting
-    )
+    cost, apart = check_costs(owner, cost, groups)
+    effort: Any = cost.effort if greedy_effort is None else greedy_effort
+    local = GameCost(effort=effort, forgetting=cost.forgetting)
+    steps = _greedy(owner, local, window, groups)
     return HindsightGame(
         cost=cost,
-        local=Greedy(cost=local, window=window),
+        local=steps,
         sync_every=sync_every,
         horizon=horizon,
         information=information,
         staleness=staleness,
         finite=finite,
+        groups=apart,
     )
 
 

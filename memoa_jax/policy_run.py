@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,9 +19,9 @@ from memoa_jax.choices import METRICS
 from memoa_jax.config import POLICIES, Config
 from memoa_jax.debug import watched
 from memoa_jax.keeping import Keeper
-from memoa_jax.metrics import Summary
+from memoa_jax.metrics import GroupSummary, Summary
 from memoa_jax.recording import Record, check
-from memoa_jax.report import Finished
+from memoa_jax.report import GROUP_FIGURES, Finished
 from memoa_jax.series import Series
 from memoa_jax.session import Session
 from memoa_jax.simulate import Result, simulate
@@ -125,6 +125,8 @@ class PolicyRun:
             notes=notes,
             seconds=self.seconds,
             compile_seconds=min(self.compile_seconds, self.seconds),
+            groups=by_group(result.groups, sizes_by_name(self.config)),
+            gaps=gaps(result.groups),
             trajectories=trajectories,
         )
 
@@ -204,6 +206,29 @@ class PolicyRun:
                 self.seconds += time.perf_counter() - start
                 self.compile_seconds += sum(self.compiling)
                 LOG.debug("%s: %.1f s of compilation so far", self.label, self.compile_seconds)
+
+
+def sizes_by_name(config: Config) -> dict[str, int]:
+    """Return the groups' numbers of agents by name; nothing where there are none."""
+    names = [group.name for group in config.group or []]
+    return dict(zip(names, config.sizes or (), strict=True))
+
+
+def by_group(found: GroupSummary | None, names: Iterable[str]) -> dict[str, dict[str, float]]:
+    """Return the figures of every group by its name."""
+    if found is None:
+        return {}
+    return {
+        name: {figure: np.asarray(getattr(found, figure))[k].item() for figure in GROUP_FIGURES}
+        for k, name in enumerate(names)
+    }
+
+
+def gaps(found: GroupSummary | None) -> dict[str, float]:
+    """Return how far apart the groups are."""
+    if found is None:
+        return {}
+    return {name: float(getattr(found, name)) for name in ("mean_gap", "worst_gap")}
 
 
 @contextmanager

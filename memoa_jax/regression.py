@@ -56,7 +56,7 @@ class NormalEquations:
           features: Z [d, p, N].
           response: m, what they explain, [d, N]; or [d] where it is the same for all agents.
           weight: of the step; negative takes one out. A scalar, or one per agent [N].
-          fade: scalar.
+          fade: a scalar, or one per agent [N].
 
         Example:
           >>> one = NormalEquations.empty(1, 2, jnp.float32)
@@ -65,6 +65,7 @@ class NormalEquations:
         """
         weight, fade = jnp.asarray(weight, features.dtype), jnp.asarray(fade, features.dtype)
         weight = jnp.broadcast_to(weight, features.shape[-1:])
+        fade = fade[None] if fade.ndim else fade
         response = jnp.broadcast_to(
             response.reshape((-1, 1)) if response.ndim == 1 else response,
             (features.shape[0], features.shape[-1]),

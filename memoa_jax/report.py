@@ -36,6 +36,19 @@ _COLUMNS = {
 }
 
 
+GROUP_FIGURES = {
+    "agents": "agents",
+    "mean_agent_rmse": "mean agent",
+    "worst_agent_rmse": "worst agent",
+    "mean_agent_cost": "mean cost",
+    "worst_agent_cost": "worst cost",
+    "worst_agent": "worst is",
+    "diverged_agents": "diverged",
+}
+"""What is told of every group of agents, and how a table calls it; those that are counts last."""
+_COUNTS = ("agents", "worst_agent", "diverged_agents")
+
+
 @dataclass(frozen=True)
 class Finished:
     """One policy's run, on the host.
@@ -55,6 +68,10 @@ class Finished:
     notes: Sequence[str]
     seconds: float
     compile_seconds: float
+    groups: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """`GROUP_FIGURES` of every group of agents, by its name."""
+    gaps: Mapping[str, float] = field(default_factory=dict)
+    """How far apart the groups are: `mean_gap` and `worst_gap` of `metrics.GroupSummary`."""
     trajectories: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
@@ -77,6 +94,8 @@ class Comparison:
     """Labels of policies that an interruption cut off before they began."""
     partial: Mapping[str, int] = field(default_factory=dict)
     """Steps of those that it cut off on their way."""
+    groups: Mapping[str, int] = field(default_factory=dict)
+    """Numbers of agents by group."""
 
 
 def without_partial(found: Comparison) -> Comparison:
@@ -100,6 +119,7 @@ def summarise(found: Comparison) -> dict[str, Any]:
         "not_run": list(found.not_run),
         "partial": dict(found.partial),
         "agents": found.agents,
+        **({"groups": dict(found.groups)} if found.groups else {}),
         "seed": found.seed,
         "dtype": found.dtype,
         "series": found.series,
@@ -136,8 +156,25 @@ def _policy(found: Comparison, one: Finished, reference: Finished | None) -> dic
         **_numbers(numbers),
         "worst_agent": one.worst_agent,
         "diverged_agents": one.diverged_agents,
+        **_by_group(one),
         "status": one.status,
         "notes": list(one.notes),
+    }
+
+
+def _by_group(one: Finished) -> dict[str, Any]:
+    """Return what a policy's summary holds of groups: nothing where there are none."""
+    if not one.groups:
+        return {}
+    return {
+        "groups": {
+            name: {
+                **_numbers({key: value for key, value in found.items() if key not in _COUNTS}),
+                **{key: int(found[key]) for key in _COUNTS},
+            }
+            for name, found in one.groups.items()
+        },
+        "group_gaps": _numbers(one.gaps),
     }
 
 
@@ -168,7 +205,26 @@ def table(summary: Mapping[str, Any]) -> str:
         f"{summary['name']}: {summary['agents']:,} agents, {summary['steps']:,} steps of "
         f"{summary['series']}, seed {summary['seed']}, {summary['dtype']}"
     )
-    return "\n".join([title, "", *lines, "", *_footnotes(summary)])
+    return "\n".join([title, "", *lines, *_group_table(summary), "", *_footnotes(summary)])
+
+
+def _group_table(summary: Mapping[str, Any]) -> list[str]:
+    """Return a second table: a row for every group of a policy, and one for their distance."""
+    if "groups" not in summary:
+        return []
+    figures = [key for key in GROUP_FIGURES if key != "diverged_agents"]
+    rows, remarks = [["policy", "group", *(GROUP_FIGURES[key] for key in figures)]], [""]
+    for label, policy in summary["policies"].items():
+        for name, found in policy["groups"].items():
+            cells = [f"{found[k]:,}" if k in _COUNTS else _cell(found, k) for k in figures]
+            rows.append([label, name, *cells])
+            gone = found["diverged_agents"]
+            remarks.append(f"diverged: {gone:,} of {summary['groups'][name]:,}" if gone else "")
+        gap = {"mean_agent_rmse": "mean_gap", "worst_agent_rmse": "worst_gap"}
+        apart = [_cell(policy["group_gaps"], gap[k]) if k in gap else "-" for k in figures]
+        rows.append([label, "(gap)", *apart])
+        remarks.append("")
+    return ["", *aligned(rows, remarks, left=2)]
 
 
 def aligned(rows: Sequence[Sequence[str]], remarks: Sequence[str], left: int = 1) -> list[str]:
@@ -210,6 +266,11 @@ def _footnotes(summary: Mapping[str, Any]) -> list[str]:
         else "regret: -, no centralized policy was run.",
         "seconds include compile; agent-steps/s do not.",
     ]
+    if "groups" in summary:
+        lines.append(
+            "by group: the same of its agents alone; (gap): the RMSE of the group that fares worst "
+            "minus that of the one that fares best."
+        )
     for label, steps in summary["partial"].items():
         lines.append(f"INTERRUPTED: {label}: {steps:,} of {summary['steps'] + 1:,} rows only")
     if summary["not_run"]:

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from memoa_jax.choices import Containment
 from memoa_jax.footprint import bytes_of
+from memoa_jax.groups import group_of
 from memoa_jax.keeping import Keeper, Kept
 from memoa_jax.loop import Info, Point, Program, State, begin, points_of, run_chunk
 from memoa_jax.mesh import (
@@ -31,7 +32,7 @@ from memoa_jax.mesh import (
 from memoa_jax.metrics import diverging
 from memoa_jax.recording import Record
 from memoa_jax.series import Series
-from memoa_jax.totals import AgentTotals, Tally
+from memoa_jax.totals import AgentTotals, Tally, tallies_by_group
 from memoa_jax.trouble import Trouble
 from memoa_jax.types import (
     Array,
@@ -59,6 +60,7 @@ class Lived(NamedTuple):
     state: State
     tally: Tally
     costs: Array
+    groups: Tally | None
     forecast: Array
     steps: Array
     status: Array
@@ -76,7 +78,7 @@ class Prepared(NamedTuple):
     @classmethod
     def of(
         cls,
-        parts: tuple[Encoder, Policy, Mixture, Participation | None, Array],
+        parts: tuple[Encoder, Policy, Mixture, Participation | None, Array | None, Array],
         first_target: np.ndarray,
         dimensions: Dimensions,
         choice: Record,
@@ -88,7 +90,9 @@ class Prepared(NamedTuple):
         best_readout: bool,
         containment: Containment = "report",
     ) -> Prepared:
-        """Prepare a run; see `simulate`. `parts` end with the participation and the seed's words.
+        """Prepare a run; see `simulate`.
+
+        `parts` end with the participation, the sizes of the groups and the seed's words.
 
         Raises:
           ValueError: if the mesh has no axis for the agents.
@@ -208,7 +212,9 @@ def _resumed(
 def _lived(prepared: Prepared, series: Series, state: State, info: Info) -> Lived:
     """Judge a life as it stands."""
     targets = np.asarray(series.targets)
-    judged = _judge(state, diverging(targets), agents=prepared.agents, outputs=targets.shape[1])
+    _, outputs = targets.shape
+    *_, groups, _, _, _ = prepared.parts
+    judged = _judge(state, diverging(targets), groups, agents=prepared.agents, outputs=outputs)
     rest = (state.server, state.totals.steps, state.status, state.trouble)
     return Lived(info, state, *everything((*judged, *rest)))
 
@@ -299,9 +305,23 @@ def _worst(
 
 
 @functools.partial(jax.jit, static_argnames=("agents", "outputs"))
-def _judge(state: State, lost: Scalar, *, agents: int, outputs: int) -> tuple[Tally, Array]:
-    """Return what the agents came to and each one's cost, [N]; empty places count nowhere."""
+def _judge(
+    state: State, lost: Scalar, groups: Array | None, *, agents: int, outputs: int
+) -> tuple[Tally, Array, Tally | None]:
+    """Return what the agents came to, each one's cost [N], and what every group came to.
+
+    Empty places count nowhere.
+    """
     costs = state.totals.cost.result()
-    exists = None if costs.shape[0] == agents else jnp.arange(costs.shape[0]) < agents
+    places = jnp.arange(costs.shape[0], dtype=jnp.uint32)
+    exists = None if costs.shape[0] == agents else places < agents
     tame = None if state.bounds is None else state.bounds.tame
-    return Tally.of(state.totals, outputs, lost, among=exists, tame=tame), costs[:agents]
+    tally = functools.partial(Tally.of, state.totals, outputs, lost, tame=tame)
+    by_group = None
+    if groups is not None:
+        by_group = tallies_by_group(
+            lambda mine: tally(among=mine if exists is None else mine & exists),
+            group_of(places, groups),
+            groups.shape[0],
+        )
+    return tally(among=exists), costs[:agents], by_group

@@ -30,7 +30,7 @@ from memoa_jax.config_plugins import PluginTable
 from memoa_jax.download import DownloadError
 from memoa_jax.files import file_hash
 from memoa_jax.identity import plugins, versions
-from memoa_jax.policy_run import Common, PolicyRun
+from memoa_jax.policy_run import Common, PolicyRun, sizes_by_name
 from memoa_jax.progress import SILENT, Watch
 from memoa_jax.report import Comparison, Finished, platform_facts, summarise, write
 from memoa_jax.series import Series
@@ -136,6 +136,7 @@ def compare(
         return Comparison(
             name=config.name,
             agents=config.agents,
+            groups=sizes_by_name(config),
             seed=config.seed,
             dtype=config.dtype,
             series=series.name,
@@ -204,7 +205,7 @@ def policies(config: Config) -> dict[str, POLICIES]:
         if isinstance(table, Game) and table.game == "hindsight"
     }
     missing: dict[str, Decentralized] = {}
-    named = [_uncoupled(game) for game in games.values() if not _is_coupled(game.cost)]
+    named = [_uncoupled(game) for game in games.values() if not _is_coupled(config, game)]
     for label, game in games.items():
         if _uncoupled(game) not in [*named, *missing.values()]:
             missing[f"uncoupled:{label}"] = _uncoupled(game)
@@ -213,12 +214,23 @@ def policies(config: Config) -> dict[str, POLICIES]:
     return {**planned, **missing} if config.run.uncoupled else planned
 
 
-def _is_coupled(cost: Cost) -> bool:
+def _is_coupled(config: Config, game: Game) -> bool:
+    """Tell whether some group's agents play for more than themselves."""
+    groups = [] if config.group is None or game.groups == "pooled" else config.group
+    if not groups:
+        return _couples(game.cost)
+    return any(
+        _couples(game.cost.model_copy(update=group.cost.model_dump(exclude_none=True)))
+        for group in groups
+    )
+
+
+def _couples(cost: Cost) -> bool:
     return cost.consensus != 0 or cost.ensemble != 0
 
 
 def _uncoupled(game: Game) -> Decentralized:
-    keys = game.model_dump(include={"horizon", "window", "sync_every", "greedy_effort"})
+    keys = game.model_dump(include={"horizon", "window", "sync_every", "greedy_effort", "groups"})
     cost = game.cost.model_copy(update={"consensus": 0.0, "ensemble": 0.0})
     return Decentralized(kind="decentralized", name="uncoupled", cost=cost, **keys)
 

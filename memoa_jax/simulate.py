@@ -18,10 +18,11 @@ from memoa_jax.arguments import one_of, whole
 from memoa_jax.choices import Containment
 from memoa_jax.cost_counts import CostCounts
 from memoa_jax.draws import seed_words
+from memoa_jax.groups import Groups, group_sizes
 from memoa_jax.keeping import Keeper
 from memoa_jax.loop import State
 from memoa_jax.mesh import everything
-from memoa_jax.metrics import Summary, summarise
+from memoa_jax.metrics import GroupSummary, Summary, summarise
 from memoa_jax.placement import cut
 from memoa_jax.recording import Record, check
 from memoa_jax.resident import Lived, Prepared, run_resident
@@ -54,7 +55,8 @@ class Result:
     asked for). `recorded`
     maps fields to arrays [steps, agents, ...]. `state` is what a continuation would start from
     (None for a stream). `status` holds the bits of `Status`, `trouble` the first agent that was
-    no number (or, where wild agents are contained, ran away): when, who, and in what.
+    no number (or, where wild agents are contained, ran away): when, who, and in what. `groups`
+    are the figures of each group of agents, None where there are none.
     """
 
     server: Array
@@ -67,6 +69,7 @@ class Result:
     state: State | None
     status: Array
     trouble: Trouble
+    groups: GroupSummary | None = None
 
 
 def simulate(
@@ -82,6 +85,7 @@ def simulate(
     dtype: str = "float32",
     best_readout: bool = False,
     participation: Participation | None = None,
+    groups: Groups | None = None,
     on_chunk: Callable[[int, int], None] | None = None,
     schedule: Schedule = "resident",
     block: int | None = None,
@@ -120,6 +124,10 @@ def simulate(
       dtype: "float32", or "float64" where 64-bit is enabled.
       best_readout: also accumulate the best fixed read-out in hindsight (p^2 numbers per agent).
       participation: who is present when (see `memoa_jax.participation`); None: everybody, always.
+      groups: K numbers of agents that sum to N; the agents of a group stand next to each other.
+        Groups may have an encoder each (`grouped`), a cost each and a game that tells them apart
+        (`groups` of a policy), and are judged apart (`Result.groups`). They are numbers: other
+        sizes compile nothing.
       on_chunk: called with (steps done, steps in all) after every chunk, but under a
         transformation; in a stream with (compiled calls done, calls in all).
       schedule: "resident" advances all agents together, memory O(N). "stream" takes them block
@@ -182,6 +190,7 @@ def simulate(
         dtype=dtype,
         best_readout=best_readout,
         participation=participation,
+        groups=groups,
         schedule=schedule,
         block=block,
         mesh=mesh,
@@ -208,6 +217,7 @@ def simulate(
             state=lived.state,
             status=lived.status,
             trouble=lived.trouble,
+            groups=GroupSummary.of(lived.groups),
         )
 
     options: dict[str, Any] = {"chunk": chunk, "on_chunk": on_chunk, "watch": watch}
@@ -227,6 +237,7 @@ def prepare(
     dtype: str = "float32",
     best_readout: bool = False,
     participation: Participation | None = None,
+    groups: Groups | None = None,
     schedule: Schedule = "resident",
     block: int | None = None,
     mesh: Mesh | None = None,
@@ -254,6 +265,15 @@ def prepare(
     one_of("simulate", "schedule", schedule, get_args(Schedule))
     if block is not None:
         whole("simulate", "block", block)
+    sizes = group_sizes("simulate", groups, num_agents)
+    for name, told in (("encoder", encoder), ("policy", policy)):
+        apart = getattr(told, "groups", None)
+        if apart is not None and (sizes is None or sizes.shape[0] != apart):
+            given = "none are given" if sizes is None else f"{sizes.shape[0]} are given"
+            raise ValueError(
+                f"simulate: {name} tells {apart} groups apart, and {given}: allowed is groups with "
+                f"{apart} sizes"
+            )
     record = Record(agents=(), fields=()) if record is None else record
     check(record, num_agents, points)
     dimensions = Dimensions(
@@ -265,7 +285,7 @@ def prepare(
     words = seed_words(key)
     if schedule == "resident":
         return Prepared.of(
-            (encoder, policy, mixture, participation, words),
+            (encoder, policy, mixture, participation, sizes, words),
             np.asarray(series.targets)[0],
             dimensions,
             record,
@@ -276,7 +296,7 @@ def prepare(
             best_readout=best_readout,
             containment=containment,
         )
-    parts = Parts(encoder, policy, mixture, words)
+    parts = Parts(encoder, policy, mixture, words, sizes)
     lines = refusals(policy, mixture, record, containment, participation=participation is not None)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(parts)):
         lines.append("a run under jit, vmap or grad cannot come back to the host between blocks")
@@ -311,7 +331,8 @@ def _counted(lived: Lived, agents: int) -> CostCounts:
 def _streamed(found: Streamed, choice: Record, series: Series) -> Result:
     """Bring a stream's results into the shape of a resident run's."""
     server, mean_field = jnp.asarray(found.server), jnp.asarray(found.mean_field)
-    tally = jax.tree.map(lambda leaf: jnp.asarray(leaf, server.dtype), found.tally)
+    both = (found.tally, found.groups)
+    tally, by_group = jax.tree.map(lambda leaf: jnp.asarray(leaf, server.dtype), both)
     return Result(
         server=server,
         mean_field=mean_field,
@@ -323,6 +344,7 @@ def _streamed(found: Streamed, choice: Record, series: Series) -> Result:
         state=None,
         status=jnp.int32(found.status),
         trouble=found.trouble,
+        groups=GroupSummary.of(by_group),
     )
 
 

@@ -24,13 +24,14 @@ from jax import lax
 from memoa_jax.arithmetic import computed_once
 from memoa_jax.choices import Containment
 from memoa_jax.footprint import bytes_of
+from memoa_jax.groups import group_of, in_groups
 from memoa_jax.loop import Point, advance, begin, points_of, scan_in_chunks
 from memoa_jax.meeting import answer_shapes, answers
 from memoa_jax.metrics import diverging
 from memoa_jax.placement import Blocks, Cut, members
 from memoa_jax.recording import Field, Record
 from memoa_jax.series import Series
-from memoa_jax.totals import Tally
+from memoa_jax.totals import Tally, tallies_by_group
 from memoa_jax.trouble import Trouble
 from memoa_jax.types import (
     Agents,
@@ -51,12 +52,13 @@ from memoa_jax.types import (
 
 @record
 class Parts:
-    """What a run is made of: encoder, policy, server, and the seed's words [2]."""
+    """What a run is made of: encoder, policy, server, the seed's words [2], sizes of groups [K]."""
 
     encoder: Encoder
     policy: Policy
     mixture: Mixture
     key: Array
+    groups: Array | None = None
 
 
 def refusals(
@@ -130,15 +132,15 @@ class Stream:
             found,
             self.points,
             self.plan.agents,
+            self.parts.groups,
             dimensions=self.dimensions,
             dtype=self.dtype,
         )
 
     def answer_shapes(self, survey: Survey | MixtureSurvey, found: Tree) -> Tree:
         """Return the shapes of those answers; `found` are those of a call."""
-        return answer_shapes(
-            survey, found, self.points, dimensions=self.dimensions, dtype=self.dtype
-        )
+        sizes: Any = {"dimensions": self.dimensions, "dtype": self.dtype}
+        return answer_shapes(survey, found, self.points, self.parts.groups, **sizes)
 
     def look(self, number: int) -> functools.partial[Tree]:
         """Return what a pass for a survey calls."""
@@ -208,7 +210,8 @@ def _survey(
 
     def one(first: Array) -> Tree:
         index, population = members(shape, agents, first, dtype)
-        block = Agents(index=index, key=parts.key)
+        population = in_groups(population, index, parts.groups)
+        block = Agents(index=index, key=parts.key, group=population.group)
         parameters = parts.encoder.parameters(block, dimensions, dtype)
         nobody = jnp.zeros((dimensions.outputs, shape.size), dtype)
 
@@ -269,6 +272,7 @@ class Found(NamedTuple):
 
     shares: dict[str, Tree]
     tally: Tally
+    groups: Tally | None
     status: Array
     trouble: Trouble
     steps: Array
@@ -314,6 +318,7 @@ def _live(
             parts.policy,
             handed,
             None,
+            parts.groups,
             parts.key,
             points.target[0],
             chosen,
@@ -333,16 +338,21 @@ def _live(
         made = jax.tree.map(
             lambda rows, last: jnp.concatenate([rows[1:], last[None]]), info.server, state.server
         )
+        exists, tame = population.exists, None if state.bounds is None else state.bounds.tame
+        tally = functools.partial(
+            Tally.of, state.totals, dimensions.outputs, lost, index, tame=tame
+        )
+        by_group = None
+        if parts.groups is not None:
+            by_group = tallies_by_group(
+                lambda mine: tally(among=mine if exists is None else mine & exists),
+                group_of(index, parts.groups),
+                parts.groups.shape[0],
+            )
         return Found(
             shares={"server": made, "mean_field": info.mean_field, **info.recorded},
-            tally=Tally.of(
-                state.totals,
-                dimensions.outputs,
-                lost,
-                index,
-                population.exists,
-                None if state.bounds is None else state.bounds.tame,
-            ),
+            tally=tally(among=exists),
+            groups=by_group,
             status=state.status,
             trouble=state.trouble,
             steps=state.totals.steps,

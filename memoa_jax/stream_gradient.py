@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from memoa_jax.choices import Measure, Mode
+from memoa_jax.groups import Groups
 from memoa_jax.simulate import prepare
 from memoa_jax.stream import Stream
 from memoa_jax.stream_forward import Forward
@@ -29,6 +30,7 @@ def stream_gradient(
     key: Array,
     dtype: str = "float32",
     block: int | None = None,
+    groups: Groups | None = None,
     mode: Mode = "auto",
 ) -> Callable[[Mapping[str, Any]], tuple[float, dict[str, float]]]:
     """Return the function that gives a stream's `tuning.objective_of` and its gradient.
@@ -48,6 +50,7 @@ def stream_gradient(
       key: the run's.
       dtype: of the run.
       block: agents per block.
+      groups: numbers of agents, where there are groups of them.
       mode: see `tuning.value_and_gradient`.
 
     Raises:
@@ -64,6 +67,7 @@ def stream_gradient(
       (True, ['e'])
     """
     how: dict[str, Any] = {"num_agents": num_agents, "key": key, "dtype": dtype, "block": block}
+    how["groups"] = groups
     stream = prepare(series, *made(start), schedule="stream", keep_costs=True, **how)
     assert isinstance(stream, Stream)
     chain = Chain(stream, made, tuple(start), measure, temperature)

@@ -54,7 +54,7 @@ class Chain:
     def parts(self, point: Array) -> Parts:
         """Make the parts of a point."""
         made = self.made({name: point[k] for k, name in enumerate(self.names)})
-        return Parts(*made, self.stream.parts.key)
+        return Parts(*made, self.stream.parts.key, self.stream.parts.groups)
 
     def calls(
         self, run: Callable[..., Tree], values: np.ndarray, told: Tree, *more: Tree
@@ -109,7 +109,8 @@ class Chain:
         survey: Any = parts.mixture.survey if served else parts.policy.surveys[number]  # type: ignore[attr-defined]
         sights = jax.tree.map(lambda leaf: cast_floating(leaf, jnp.float64), held(stream.points))
         size = jnp.float64(stream.plan.agents)
-        answers = meet(survey, sums, sights, size, dimensions=stream.dimensions)
+        sizes = None if parts.groups is None else jnp.asarray(parts.groups, jnp.float64)
+        answers = meet(survey, sums, sights, size, sizes, dimensions=stream.dimensions)
         return self._judge(answers) if served else answers
 
     def narrow(self, answers: Tree) -> Tree:

@@ -19,7 +19,7 @@ from memoa_jax.keeping import Keeper, Kept
 from memoa_jax.placement import deal
 from memoa_jax.stream import Stream
 from memoa_jax.sums import Sums, shapes
-from memoa_jax.totals import Tally, joined
+from memoa_jax.totals import Tally, joined, joined_by_group
 from memoa_jax.trouble import Trouble, earliest
 from memoa_jax.types import MixtureSurvey, Tree
 from memoa_jax.watching import Live, Moment, Watcher
@@ -36,6 +36,7 @@ class Streamed(NamedTuple):
     mean_field: np.ndarray
     forecast: np.ndarray
     tally: Tally
+    groups: Tally | None
     steps: int
     costs: np.ndarray | None
     counts: CostCounts | None
@@ -56,6 +57,7 @@ class Going:
     told: tuple[Tree, ...] = ()
     total: Sums = dataclasses.field(default_factory=Sums)
     tally: Tally | None = None
+    groups: Tally | None = None
     costs: list[np.ndarray] = dataclasses.field(default_factory=list)
     counts: CostCounts | None = None
     status: int = 0
@@ -67,6 +69,10 @@ class Going:
         self.total.add(found.shares)
         tally = joined(_each(found.tally))
         self.tally = tally if self.tally is None else joined([self.tally, tally])
+        if found.groups is not None:
+            by_group = joined_by_group(_each(found.groups))
+            both = [by_group] if self.groups is None else [self.groups, by_group]
+            self.groups = joined_by_group(both)
         self.status |= int(np.bitwise_or.reduce(found.status))
         self.steps = int(found.steps[0])
         here = earliest(jax.tree.map(lambda *both: np.append(*both), found.trouble, self._trouble))
@@ -88,6 +94,7 @@ class Going:
             "told": self.told,
             "total": self.total.leaves,
             "tally": self.tally,
+            "groups": self.groups,
             "costs": np.concatenate(self.costs) if self.costs else None,
             "counts": self.counts,
         }
@@ -149,6 +156,7 @@ def run_stream(
         mean_field=shares["mean_field"],
         forecast=outputs[-1],
         tally=going.tally,
+        groups=going.groups,
         steps=going.steps,
         costs=np.concatenate(going.costs)[: plan.agents] if stream.keep_costs else None,
         counts=going.counts,
@@ -178,10 +186,15 @@ def _resumed(stream: Stream, keeper: Keeper) -> Going:
         places = facts["calls"] * stream.plan.blocks * stream.plan.size
         costs = jax.ShapeDtypeStruct((places,), np.dtype(stream.dtype))
         number: Any = jax.ShapeDtypeStruct((), np.dtype(np.float64))
+        sizes = stream.parts.groups
+        shape = () if sizes is None else sizes.shape
+        several: Any = jax.ShapeDtypeStruct(shape, np.dtype(np.float64))
+        grouped = live and begun and sizes is not None
         return {
             "told": told,
             "total": shapes(like) if begun else [],
             "tally": Tally(*[number] * 12) if live and begun else None,
+            "groups": Tally(*[several] * 12) if grouped else None,
             "costs": costs if live and begun and stream.keep_costs else None,
             "counts": _COUNTS if live and begun and stream.count_costs else None,
         }
@@ -194,6 +207,7 @@ def _resumed(stream: Stream, keeper: Keeper) -> Going:
         told=tree["told"],
         total=Sums.of(tree["total"], like),
         tally=tree["tally"],
+        groups=tree["groups"],
         costs=[] if tree["costs"] is None else [tree["costs"]],
         counts=tree["counts"],
         **kept.facts,

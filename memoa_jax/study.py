@@ -103,7 +103,7 @@ def _build_all(study: Study) -> dict[str, Series]:
             build.present(cell.config, built[cell.series].num_points)
     for policy in study.policy:
         with in_one_line(f"policy {policy.name}: "):
-            build.policy(policy)
+            build.policy(policy, groups=study.group)
     return built
 
 

@@ -116,9 +116,10 @@ class _Builder:
         with in_one_line(f"run {run.index}: "):
             series = self.once(lambda: build.series(config.series), config.series)
             points, agents = series.num_points, config.agents
+            groups = repr(config.group)
             encoder = self.once(
                 lambda: build.encoder(config, points, series=series),
-                *("encoder", config.encoder, config.series, points, agents),
+                *("encoder", config.encoder, config.series, points, agents, groups),
             )
             present = self.once(
                 lambda: build.present(config, points), "who", config.participation, points, agents
@@ -126,7 +127,8 @@ class _Builder:
         mixture = build.server_mixture(config)
         for label, table in policies(config).items():
             with in_one_line(f"run {run.index}, policy {label}: "):
-                parts = (encoder, build.policy(table), mixture, present)
+                made = build.policy(table, groups=config.group)
+                parts = (encoder, made, mixture, present, config.sizes)
                 build.hold(config, table, series, encoder)
             yield label, Job(series, parts, config, table, [(run.index, label)])
 
@@ -244,7 +246,7 @@ def _compile(batch: Batch, arguments: tuple[Any, ...]) -> Callable[..., Any]:
     def one(numbers: Sequence[Array], words: Array, arrays: Sequence[Array]) -> Any:
         sources = iter(numbers), iter(arrays)
         parts = jax.tree.unflatten(structure, [next(sources[is_array]) for is_array in shared])
-        encoder, policy, mixture, present = parts
+        encoder, policy, mixture, present, groups = parts
         result = simulate(
             job.series,
             encoder,
@@ -254,6 +256,7 @@ def _compile(batch: Batch, arguments: tuple[Any, ...]) -> Callable[..., Any]:
             key=jax.random.wrap_key_data(words),
             dtype=batch.shape.dtype,
             participation=present,
+            groups=groups,
             keep_costs=False,
             containment=batch.shape.containment,
         )

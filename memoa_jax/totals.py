@@ -6,7 +6,7 @@ shape [time, agents] exists. A `Tally` is what is left of a block's agents when 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -249,6 +249,29 @@ class Tally:
             diverged=jnp.sum(diverged),
             best_readout=readout,
         )
+
+
+def tallies_by_group(tally: Callable[[Array], Tally], group: Array, groups: int) -> Tally:
+    """Return what the agents of every group come to, leaves [K].
+
+    Args:
+      tally: of those among the agents that it is given, [N] bool.
+      group: [N], of which group each of them is.
+      groups: K.
+    """
+    return jax.vmap(lambda number: tally(group == number))(jnp.arange(groups))
+
+
+def joined_by_group(tallies: Sequence[Tally]) -> Tally:
+    """Join the tallies of blocks, leaves [K] each: every group's as `joined` does the whole's."""
+
+    def of_group(number: int) -> Tally:
+        mine = [jax.tree.map(lambda leaf: np.asarray(leaf)[number], one) for one in tallies]
+        return joined(mine)
+
+    each = [of_group(number) for number in range(len(tallies[0].agents))]
+    both: Tally = jax.tree.map(lambda *leaves: np.asarray(leaves), *each)
+    return both
 
 
 def joined(tallies: Sequence[Tally]) -> Tally:

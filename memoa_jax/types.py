@@ -115,11 +115,13 @@ class Agents:
 
     `index` ([N] uint32) is each agent's place in the whole population, so a draw is the same
     whichever block, device or population size the agent is simulated in. `key` ([2] uint32)
-    is the run's seed (see `memoa_jax.draws`).
+    is the run's seed (see `memoa_jax.draws`). `group` ([N] int32) says of which group each agent
+    is, in a run of several (None: there is one).
     """
 
     index: Array
     key: Array
+    group: Array | None = None
 
 
 @record
@@ -134,12 +136,16 @@ class Population:
     theirs (they add nothing where one block holds them all). These are the only way in which
     agents influence one another, so where they live is a matter of placement alone. A part is
     summed over `grain` neighbours (None: there is one part), which fixes the order of a sum.
+    In a run of several groups `group` [N] says of which one each of the block's agents is, and
+    `sizes` [K] how many agents of each take part.
     """
 
     size: Array
     present: Array | None = None
     own: Array | None = None
     exists: Array | None = None
+    group: Array | None = None
+    sizes: Array | None = None
     combine: Callable[[Array], Array] = static(default=in_order)
     widest: Callable[[Array], Array] = static(default=jnp.asarray)
     grain: int | None = static(default=None)
@@ -150,10 +156,24 @@ class Population:
             return self
         if self.exists is not None:
             present = present & self.exists
-        count = dataclasses.replace(self, present=present).total(
-            jnp.ones(present.shape, self.size.dtype)
-        )
-        return dataclasses.replace(self, size=jnp.maximum(count, 1.0), present=present)
+        here = dataclasses.replace(self, present=present)
+        count = here.total(jnp.ones(present.shape, self.size.dtype))
+        sizes = None
+        if self.sizes is not None and self.group is not None:
+            each = jnp.arange(self.sizes.shape[0], dtype=self.group.dtype)
+            sizes = here.total((each[:, None] == self.group[None]).astype(self.size.dtype))
+        return dataclasses.replace(here, size=jnp.maximum(count, 1.0), sizes=sizes)
+
+    def of_group(self, number: int) -> Population:
+        """Return the population of one group alone; an empty one has size 1, and sums of zero."""
+        assert self.group is not None
+        assert self.sizes is not None
+        mine = self.group == number
+        others = self.exists if self.present is None else self.present
+        mine = mine if others is None else mine & others
+        own = None if self.own is None else jnp.sum(mine.astype(self.own.dtype))
+        size = jnp.maximum(self.sizes[number], 1.0)
+        return dataclasses.replace(self, size=size, present=mine, own=own, group=None, sizes=None)
 
     def only_present(self, values: Array, otherwise: float = 0.0) -> Array:
         """Replace what belongs to absent agents in a block's ``[..., N]`` array."""
@@ -201,12 +221,16 @@ class Population:
 
 @record
 class Sight:
-    """What everybody sees at step t: y_t ([d], the last one observed), whether it is new, N."""
+    """What everybody sees at step t: y_t ([d], the last one observed), whether it is new, N.
+
+    `sizes` [K] are the numbers of agents by group (None: there are no groups).
+    """
 
     step: Array
     target: Array
     known: Array
     size: Array
+    sizes: Array | None = None
 
 
 @record
@@ -234,7 +258,8 @@ class Observation:
     @property
     def sight(self) -> Sight:
         """The part that is the same for all agents."""
-        return Sight(self.step, self.target, self.known, self.population.size)
+        here = self.population
+        return Sight(self.step, self.target, self.known, here.size, here.sizes)
 
 
 @record

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,9 +10,19 @@ from jax import lax
 
 from memoa_jax.arithmetic import computed_once
 from memoa_jax.game import GameCost
+from memoa_jax.groups import by_agent, costs_by_agent
 from memoa_jax.memory import Window
 from memoa_jax.regression import NormalEquations
-from memoa_jax.types import Action, Array, Dimensions, Observation, Status, record, static
+from memoa_jax.types import (
+    Action,
+    Array,
+    Dimensions,
+    Observation,
+    Population,
+    Status,
+    record,
+    static,
+)
 
 ENTERED_ANEW = 3
 """Up to this window its steps are entered anew each time; a longer one slides."""
@@ -27,10 +38,27 @@ class GreedyState:
 
 @record
 class Greedy:
-    """See `memoa_jax.policies.greedy`."""
+    """See `memoa_jax.policies.greedy`.
+
+    Of `groups` that differ, `windows` are the windows where those differ, and `window` is the
+    longest; `reach` [N] is every agent's own, once they are known (`of_agents`).
+    """
 
     cost: GameCost
     window: int = static()
+    windows: tuple[int, ...] | None = static(default=None)
+    groups: int | None = static(default=None)
+    reach: Array | None = None
+
+    def of_agents(self, population: Population, dtype: Any) -> Greedy:
+        """Return the policy of a block's agents: of every one its own numbers."""
+        if self.groups is None:
+            return self
+        cost = costs_by_agent(self.cost, population, dtype)
+        reach = None
+        if self.windows is not None:
+            reach = by_agent(jnp.asarray(self.windows), population, jnp.int32)
+        return dataclasses.replace(self, cost=cost, reach=reach)
 
     @property
     def surveys(self) -> tuple[()]:
@@ -39,7 +67,8 @@ class Greedy:
 
     def init(self, dimensions: Dimensions, num_agents: int, dtype: Any) -> GreedyState:
         """Return an empty window."""
-        slides = self.window > ENTERED_ANEW
+        # The steps that leave windows of several lengths stand in several slots: entered anew.
+        slides = self.window > ENTERED_ANEW and self.windows is None
         # One slot more than it needs: the step that leaves is read after the new one is
         # written, from another slot. Reading the slot about to be overwritten would make XLA
         # copy the whole ring at every step.
@@ -54,19 +83,20 @@ class Greedy:
     def act(self, state: GreedyState, observation: Observation) -> tuple[GreedyState, Action]:
         """Fit the recent residuals, each agent its own, and apply the fit once more."""
         window, step = state.window.complete(observation), observation.step
+        policy = self.of_agents(observation.population, observation.features.dtype)
         equations = state.equations
         if equations is None:
-            fitted = window_equations(self, window, step)
+            fitted = window_equations(policy, window, step)
         else:
             slid = equations
             # What an outlier's rounding error leaves behind lives one window at most.
             fitted = equations = lax.cond(
                 step % self.window == 0,
-                lambda: window_equations(self, window, step),
-                lambda: slide(self, slid, window, state.window.pending_features, step),
+                lambda: window_equations(policy, window, step),
+                lambda: slide(policy, slid, window, state.window.pending_features, step),
             )
         base = observation.prediction
-        control = fitted.solve(self.cost.effort)
+        control = fitted.solve(policy.cost.effort)
         action = Action(base=base, control=control, status=jnp.int32(Status.OK))
         return GreedyState(window.begin(observation.features, base), equations), action
 
@@ -86,7 +116,9 @@ def window_equations(policy: Greedy, window: Window, step: Array) -> NormalEquat
 
     def enter(equations: NormalEquations, age: Array | int) -> NormalEquations:
         slot = (step - 1 - age) % window.length
-        weight = jnp.where(window.known[slot] & (age < step), _faded(policy, age, dtype), 0.0)
+        counted = window.known[slot] & (age < step)
+        counted = counted if policy.reach is None else counted & (age < policy.reach)
+        weight = jnp.where(counted, _faded(policy, age, dtype), 0.0)
         return equations.add(computed_once(window.features[slot]), window.residuals[slot], weight)
 
     _, _, features, count = window.features.shape

@@ -10,6 +10,7 @@ import pytest
 
 from memoa_jax import types
 from memoa_jax.draws import seed_words
+from memoa_jax.encoder_groups import grouped
 from memoa_jax.encoders import echo_state, given_features, random_features, views
 from memoa_jax.experts import (
     bernstein_aggregation,
@@ -35,6 +36,7 @@ ENCODERS = {
     "echo_state hard sigmoid": lambda noise: echo_state(FEATURES, noise, "hard_sigmoid"),
     "given_features": lambda scale: given_features(TABLE * scale),
     "views": lambda noise: views(random_features(FEATURES, noise), 2, noise, noise),
+    "grouped": lambda noise: grouped([random_features(FEATURES, noise), echo_state(1, noise)]),
 }
 POLICIES = {
     "greedy": lambda effort: greedy(GameCost(effort=effort, forgetting=0.1), window=2),
@@ -61,6 +63,12 @@ POLICIES = {
     "decentralized forecast late": lambda effort: decentralized(
         GameCost(effort=effort, consensus=0.5), game="forecast", staleness=2
     ),
+    "decentralized groups": lambda effort: decentralized(
+        GameCost(effort=(effort, 0.5), consensus=0.5), horizon=2, window=(3, 1), groups=2
+    ),
+    "decentralized forecast groups": lambda effort: decentralized(
+        GameCost(effort=effort, consensus=(0.5, effort)), game="forecast", groups=2
+    ),
     "affine": lambda gain: affine(own=gain * GAINS, mean=gain * GAINS, target=-gain * GAINS),
 }
 MIXTURES = {
@@ -82,8 +90,21 @@ PARAMETERLESS = {
 DTYPES = [jnp.float32, jnp.float64]
 
 
+def groups(count):
+    """Of which of two groups each agent is: the first two, and the rest."""
+    return (jnp.arange(count) >= 2).astype(jnp.int32)
+
+
 def agents(count):
-    return Agents(jnp.arange(count, dtype=jnp.uint32), seed_words(jax.random.key(1)))
+    words = seed_words(jax.random.key(1))
+    return Agents(jnp.arange(count, dtype=jnp.uint32), words, groups(count))
+
+
+def everybody(count, dtype):
+    """Return the population at every step, stacked."""
+    sizes = jnp.array([min(count, 2), max(count - 2, 0)], dtype)
+    whole = Population(jnp.asarray(count, dtype), group=groups(count), sizes=sizes)
+    return jax.tree.map(lambda leaf: jnp.stack([leaf] * POINTS), whole)
 
 
 def observations(count, dtype):
@@ -99,8 +120,8 @@ def observations(count, dtype):
         known=jnp.arange(POINTS) != 3,
         prediction=draw(OUTPUTS, count),
         features=draw(OUTPUTS, FEATURES, count),
-        population=Population(jnp.full((POINTS,), count, dtype)),
-        voters=Population(jnp.full((POINTS,), count, dtype)),
+        population=everybody(count, dtype),
+        voters=everybody(count, dtype),
     )
 
 
