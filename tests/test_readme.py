@@ -45,6 +45,7 @@ RUN = {
         "--set agents=5 --set run.uncoupled=false --set run.best_readout=false"
     ),
     "memoa tune configs/tune.toml": Entry("--set agents=3 --set tune.steps=1", slow=True),
+    "memoa report runs/quickstart": Entry(),
     "memoa run --resume runs/NAME": Entry(unfinished="runs/NAME"),
     "memoa run configs/million.toml --distributed localhost:9999,2,0": Entry(
         "--set agents=64 --set series.steps=20", slow=True
@@ -61,7 +62,7 @@ Python block that names runs/quickstart and does not make it finds a small run t
 
 NOT_RUN = {
     r"python3 -m venv \.venv": "makes an environment; .ci/run does",
-    r"\.venv/bin/pip install --quiet (\.|-e '\.\[test\]')": "needs the network; .ci/run does",
+    r"\.venv/bin/pip install --quiet (\.|'\.\[plot\]'|-e '\.\[test\]')": "needs the network; .ci/run does",
     r"\.venv/bin/python -m pytest -n 2": "is this very suite",
 }
 """Other commands of bash blocks, as regular expressions, and why no test runs them."""
