@@ -133,7 +133,7 @@ def _play(
     series: Mapping[str, Series],
     policies: int,
     session: Session | None,
-    watch: Watch,
+    watch: Watch = SILENT,
 ) -> Iterator[Done]:
     """Run cell after cell; one that was cut short is the last."""
     held = 0

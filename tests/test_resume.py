@@ -143,7 +143,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_it(monkeypatch, capsy
     interrupted(monkeypatch, 2, signal.SIGINT, *EVERY)
     path = newest("npz")
     path.write_bytes(path.read_bytes()[:-9])
-    assert main(["run", "--resume", "runs/kept"]) == 0
+    assert main(["run", "--resume", "runs/kept", "--log-level", "info"]) == 0
     error = capsys.readouterr().err
     assert (
         f"{path} is damaged (its SHA-256 is another): the checkpoint before it stands in" in error
