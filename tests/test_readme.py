@@ -62,7 +62,7 @@ Python block that names runs/quickstart and does not make it finds a small run t
 
 NOT_RUN = {
     r"python3 -m venv \.venv": "makes an environment; .ci/run does",
-    r"\.venv/bin/pip install --quiet (\.|.\.\[plot\].|-e .\.\[test\].)": "needs the network; .ci/run does",
+    r"\.venv/bin/pip install --quiet (-e )?('\.\[(plot|test)\]'|\.)": "downloads; .ci/run does",
     r"\.venv/bin/python -m pytest -n 2": "is this very suite",
 }
 """Other commands of bash blocks, as regular expressions, and why no test runs them."""
