@@ -257,7 +257,8 @@ def _validate(parsed: argparse.Namespace) -> int:
             what += f" x {len(plan(config)):,} runs"
         except ConfigError as error:
             return fail(WRONG, *(f"{parsed.config}: {line}" for line in error.faults))
-    print(f"{parsed.config}: valid: {config.agents:,} agents, {what}, {policies}")
+    groups = f" in {len(config.group)} groups" if config.group else ""
+    print(f"{parsed.config}: valid: {config.agents:,} agents{groups}, {what}, {policies}")
     return OK
 
 

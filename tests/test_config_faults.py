@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("here")
 
 ONE_FAULT = {
     "policy.0.windw: unknown key; did you mean window?": "[[policy]]\nkind='greedy'\nwindw=3",
-    "policy.0.xyz: unknown key; allowed: kind, name, cost, window, game, ridge, discount": (
+    "policy.0.xyz: unknown key; allowed: kind, name, cost, window, game, ridge, discount, groups": (
         "[[policy]]\nkind='greedy'\nxyz=3"
     ),
     "policy.0.cost.efort: unknown key; did you mean effort?": (
@@ -117,9 +117,8 @@ ONE_FAULT = {
     "policy.0.staleness = -1: allowed is a whole number >= 0": (
         "[[policy]]\nkind='centralized'\nstaleness=-1"
     ),
-    "policy.0.staleness: unknown key; allowed: kind, name, cost, window, game, ridge, discount": (
-        "[[policy]]\nkind='greedy'\nstaleness=1"
-    ),
+    "policy.0.staleness: unknown key; allowed: kind, name, cost, window, game, ridge, discount, "
+    "groups": ("[[policy]]\nkind='greedy'\nstaleness=1"),
     'policy.0.staleness = 2: allowed is 0 with information = "offline"': (
         "[[policy]]\nkind='decentralized'\nstaleness=2\ninformation='offline'"
     ),
