@@ -41,7 +41,7 @@ PROVIDED = {"encoder": ("series",)}
 class PluginTable(Table):
     """The keys of every plug-in: what it is, and in which folder a module of its own stands."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow")
 
     kind: Annotated[str, Field(description="the name of a kind, or package.module:function")]
     folder: Path | None = None
