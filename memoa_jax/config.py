@@ -225,7 +225,38 @@ class Centralized(Game):
     name: Label = "centralized"
 
 
-POLICIES: TypeAlias = Greedy | Decentralized | Centralized | Affine | PluginPolicy
+class Spread(Table):
+    """How far apart agents' costs are: standard deviations of the logarithms of their factors."""
+
+    tracking: NonNegative | None = None
+    consensus: NonNegative | None = None
+    effort: NonNegative | None = None
+
+
+class Heterogeneous(Table):
+    """mean-field Nash policy of agents that all differ: own features, own costs"""
+
+    kind: Literal["heterogeneous"]
+    name: Label = "heterogeneous"
+    cost: Cost = Cost()
+    spread: Spread | None = None
+    game: GameName = "hindsight"
+    horizon: Count = 3
+    window: Count = 3
+    sync_every: Count = 1
+    greedy_effort: Positive | None = None
+    ridge: Positive = 0.1
+    discount: Share = 0.999
+    groups: Apart | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_cost(cls, raw: Any) -> Any:
+        """Fill in the library's default cost, which is another one for the forecast game."""
+        return _fill_cost(raw, **_FORECAST_COST) if _forecasts(raw) else raw
+
+
+POLICIES: TypeAlias = Greedy | Decentralized | Centralized | Heterogeneous | Affine | PluginPolicy
 
 
 class Run(Table):
