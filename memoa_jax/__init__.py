@@ -59,6 +59,7 @@ if TYPE_CHECKING:
         heterogeneous,
     )
     from memoa_jax.recording import Record
+    from memoa_jax.responses import solve_heterogeneous_realised
     from memoa_jax.scaling import standardise
     from memoa_jax.series import Series
     from memoa_jax.simulate import Result, simulate
@@ -104,6 +105,7 @@ __all__ = [
     "series",
     "simulate",
     "solve_heterogeneous",
+    "solve_heterogeneous_realised",
     "solve_nash",
     "solve_nash_dense",
     "solve_nash_types",
@@ -133,6 +135,7 @@ _HOME = {
         "nash_dense": "solve_heterogeneous solve_nash_dense",
         "nash_types": "solve_nash_types solve_team_types",
         "policies": "affine affine_nash centralized decentralized greedy heterogeneous",
+        "responses": "solve_heterogeneous_realised",
         "scaling": "standardise",
         "series": "Series",
         "recording": "Record",

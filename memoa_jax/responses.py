@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
+from memoa_jax.cost_spread import check_costs
 from memoa_jax.game import GameCost
-from memoa_jax.linalg import is_singular, solve_general, solve_stacked, stacked_product
-from memoa_jax.types import Array, Population, Scalar, record
+from memoa_jax.linalg import einsum, is_singular, solve_general, solve_stacked, stacked_product
+from memoa_jax.nash_dense import HeterogeneousEquilibrium
+from memoa_jax.types import Array, Population, Scalar, Status, real_dtype, record
 
 
 @record
@@ -31,6 +34,95 @@ class Answers:
     keep: Array
     reach: Array
     price: Array
+
+
+def solve_heterogeneous_realised(
+    costs: GameCost, features: Array, targets: Array, initial: Array
+) -> HeterogeneousEquilibrium:
+    """Solve the mean-field equilibrium of N agents that all differ, with features that are known.
+
+    What `solve_heterogeneous` gives for the moments Z and Z'QZ of realised features, without the
+    moments: exact, O(T^2 d^3 + T d^2 p) per agent and one T d x T d system.
+
+    Axes: N agents, T horizon, d outputs, p features.
+
+    Args:
+      costs: what agents pay. Leaves are scalars, or [N] with one entry per agent; `forgetting` is
+        a scalar. `effort` > 0, in squared target units per squared control.
+      features: [N, T, d, p], every agent's at each step.
+      targets: [T, d], in the series' own units; row t is y_{t+1}.
+      initial: [N, d], where the agents start.
+
+    Returns:
+      HeterogeneousEquilibrium: `own` [N, T, p, d], `offset` [N, T, p], `mean_field` [T, d],
+      `expected_paths` [N, T, d] (here the agents' very paths) and `status`.
+
+    Raises:
+      ValueError: at trace time, if a shape does not fit or effort is a number not above 0.
+
+    Status:
+      INDEFINITE if some agent's cost has no minimum, SINGULAR if the system for the mean path is,
+      NON_FINITE if a result is not finite.
+
+    Source: own derivation, tested in tests/test_heterogeneous.py.
+
+    Example:
+      >>> features = jnp.stack([jnp.ones((3, 1, 2)), 2 * jnp.ones((3, 1, 2))])
+      >>> game = (features, jnp.ones((3, 1)), jnp.ones((2, 1)))
+      >>> solve_heterogeneous_realised(GameCost(), *game).mean_field.ravel().tolist()
+      [1.0, 1.0, 1.0]
+    """
+    dtype = real_dtype(features, targets, initial)
+    features, targets, initial = (jnp.asarray(x, dtype) for x in (features, targets, initial))
+    if features.ndim != 4 or 0 in features.shape:
+        raise ValueError(f"features has shape {features.shape}: allowed is [N, T, d, p], no axis 0")
+    agents, horizon, d, _ = features.shape
+    for name, given, expected in (
+        ("targets", targets, (horizon, d)),
+        ("initial", initial, (agents, d)),
+    ):
+        if given.shape != expected:
+            raise ValueError(
+                f"{name} has shape {given.shape}: with features of shape {features.shape} "
+                f"allowed is {expected}"
+            )
+    check_costs("solve_heterogeneous_realised", costs)
+    names = ("tracking", "consensus", "ensemble", "effort", "forgetting")
+    leaves = {name: jnp.asarray(getattr(costs, name), dtype) for name in names}
+    for name, leaf in leaves.items():
+        if leaf.shape not in ((), (agents,)):
+            raise ValueError(f"cost.{name} has shape {leaf.shape}: allowed is () or {(agents,)}")
+    return _solve_realised(GameCost(**leaves), features, targets, initial)
+
+
+@jax.jit
+def _solve_realised(
+    cost: GameCost, features: Array, targets: Array, initial: Array
+) -> HeterogeneousEquilibrium:
+    agents, horizon, d, _ = features.shape
+    z, start = jnp.transpose(features, (1, 2, 3, 0)), initial.T
+    grams, order = jax.vmap(gram)(z), jnp.arange(horizon)
+    population = Population(size=jnp.asarray(agents, targets.dtype))
+    found, delta = answers(cost, grams, order), discounts_of(cost, horizon)
+    weights = (jnp.broadcast_to(w, (agents,)) for w in (cost.consensus, cost.tracking))
+    pulled, tracked = kernels(found, population, *weights)
+    free = population.mean(paths(found, jnp.zeros((horizon, d, agents), z.dtype), start))
+    mean_field, singular = mean_path(pulled, tracked, delta, targets, free)
+    wanted = needs(found, pulls(cost, delta, targets, mean_field))
+    unit = delta[:, None, None, None] * _lanes(cost.effort)[None]
+    # H^{-1} Z' = Z' keep' / g
+    reaction = einsum("tapn,tban->tpbn", z, found.keep / unit)
+    own, offset = (
+        einsum("tpbn,tban->tpan", reaction, found.price),
+        einsum("tpbn,tbn->tpn", reaction, wanted),
+    )
+    moved = paths(found, wanted, start)
+    results = tuple(jnp.moveaxis(x, -1, 0) for x in (own, offset, moved))
+    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in (*results, mean_field)]))
+    status = jnp.where(jnp.all(definite(found, cost, grams, order)), 0, Status.INDEFINITE)
+    status = status | jnp.where(singular, Status.SINGULAR, 0)
+    status = (status | jnp.where(finite, 0, Status.NON_FINITE)).astype(jnp.int32)
+    return HeterogeneousEquilibrium(results[0], results[1], mean_field, results[2], status)
 
 
 def gram(features: Array) -> Array:
