@@ -123,6 +123,7 @@ ORDER = [
     "sweep",
     "statement",
     "verify_exact",
+    "verify_heterogeneity",
     "verify_sampled",
     "verify_rivals",
     "verify",
