@@ -59,7 +59,7 @@ def best_response(cost, Z, targets, path, start):
 
 def equilibrium_of(costs, Z, targets, starts):
     """Return the mean path, all paths and all controls: the fixed point of best responses."""
-    N, T, d, _ = Z.shape
+    _, T, d, _ = Z.shape
 
     def answer(path):
         found = [
@@ -69,9 +69,7 @@ def equilibrium_of(costs, Z, targets, starts):
         return np.mean([f[0] for f in found], axis=0), found
 
     base, _ = answer(np.zeros((T, d)))
-    columns = []
-    for unit in np.eye(T * d):
-        columns.append((answer(unit.reshape(T, d))[0] - base).ravel())
+    columns = [(answer(unit.reshape(T, d))[0] - base).ravel() for unit in np.eye(T * d)]
     path = np.linalg.solve(np.eye(T * d) - np.array(columns).T, base.ravel()).reshape(T, d)
     mean, found = answer(path)
     np.testing.assert_allclose(mean, path, atol=1e-10)
@@ -365,3 +363,13 @@ def test_float32_agrees_with_float64_after_bursts_for_an_odd_population():
     }
     difference = np.abs(costs["float32"] - costs["float64"]) / costs["float64"]
     assert difference.max() < 1e-4
+
+
+@pytest.mark.slow
+def test_the_statements_of_memoa_verify_hold():
+    from memoa_jax.verify_heterogeneity import heterogeneity
+
+    statements = heterogeneity()
+    assert [one.name for one in statements if not one.holds] == []
+    slopes = statements[0].data["slopes"]
+    assert set(slopes) == {"own gains", "expected paths"}
