@@ -43,7 +43,6 @@ ONE_FAULT = {
     "policy.0.spread.effort = -0.5: allowed is a number >= 0": (
         "[[policy]]\nkind='heterogeneous'\nspread={effort=-0.5}"
     ),
-    "policy.0.information: unknown key": "[[policy]]\nkind='heterogeneous'\ninformation='offline'",
     "policy.0.owm: unknown key; did you mean own?": "[[policy]]\nkind='affine'\nowm=[[1]]",
     "policy.0.own.0 = 1.0: allowed is a list with a finite number per output": (
         "[[policy]]\nkind='affine'\nown=[1.0]"
