@@ -290,7 +290,8 @@ def _last_control(
     control = latest[0] * wanted[0][None]
     for a in range(1, latest.shape[0]):
         control = control + latest[a] * wanted[a][None]
-    return control
+    # Who was absent has features of 0, and a control of 0 whose sign would be left to chance.
+    return jnp.where(control == 0, 0.0, control)
 
 
 def _averages(
