@@ -72,8 +72,8 @@ def heterogeneous(
         (I - mean_i U^i) mbar = mean_i v^i,     Y^i = U^i mbar + v^i
 
     with P and s of each agent's own backward recursion (`memoa_jax.responses`). Exact in the
-    limit of many agents, and off by O(1/N) before it; O(T^2 d^3 + T d^2 p) per agent, whatever
-    p^2 is, and one T d x T d solve. Nothing is told but the mean path, which the replay then
+    limit of many agents, and off by O(1/N) before it; O(T^2 d^3 + d^2 p) per agent and game, and
+    one T d x T d solve. Nothing is told but the mean path, which the replay then
     takes to the letter: there is no choice of information, and none of staleness. In the forecast
     game agents use their own features in any case, so only their costs are new.
 
