@@ -225,14 +225,22 @@ def _apart(table: POLICIES, keys: dict[str, Any], groups: Sequence[Group]) -> di
     """Return the keys of a policy in which groups differ, one number per group."""
     forecast = keys["game"] == "forecast"
     alone = [group.greedy for group in groups]
-    own = [group.cost for group in groups] if isinstance(table, Game | Heterogeneous) or forecast else alone
+    own = (
+        [group.cost for group in groups]
+        if isinstance(table, Game | Heterogeneous) or forecast
+        else alone
+    )
     cost = {name: _each(own, name, value) for name, value in keys["cost"].items()}
     if table.name == "uncoupled":  # the run's own comparison, whatever couples the groups
         cost |= {"consensus": 0.0, "ensemble": 0.0}
     found: dict[str, Any] = {"groups": len(groups), "cost": cost}
     if not forecast:
         found["window"] = _each(alone, "window", keys["window"])
-    if isinstance(table, Game | Heterogeneous) and not forecast and any(one.effort for one in alone):
+    if (
+        isinstance(table, Game | Heterogeneous)
+        and not forecast
+        and any(one.effort for one in alone)
+    ):
         effort = keys["greedy_effort"]
         base = cost["effort"] if effort is None else effort
         each = base if isinstance(base, tuple) else (base,) * len(groups)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from memoa_jax.cost_spread import check_costs
+from memoa_jax.cost_spread import check_own_costs
 from memoa_jax.game import GameCost
 from memoa_jax.linalg import einsum, is_singular, solve_general, solve_stacked, stacked_product
 from memoa_jax.nash_dense import HeterogeneousEquilibrium
@@ -86,7 +86,7 @@ def solve_heterogeneous_realised(
                 f"{name} has shape {given.shape}: with features of shape {features.shape} "
                 f"allowed is {expected}"
             )
-    check_costs("solve_heterogeneous_realised", costs)
+    check_own_costs("solve_heterogeneous_realised", costs)
     names = ("tracking", "consensus", "ensemble", "effort", "forgetting")
     leaves = {name: jnp.asarray(getattr(costs, name), dtype) for name in names}
     for name, leaf in leaves.items():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from memoa_jax.cost_spread import CostSpread, own_costs
+from memoa_jax.cost_spread import CostSpread, drawn_costs
 from memoa_jax.draws import Stream, normals, seed_words
 from memoa_jax.encoders import echo_state, given_features, random_features
 from memoa_jax.game import FeatureMoments, GameCost
@@ -271,18 +271,34 @@ def test_costs_given_one_by_one_are_the_agents_own_wherever_they_are():
         lived(series, Z, heterogeneous(costs_of(rng, 5), horizon=2))
 
 
+def test_groups_that_pay_otherwise_are_agents_that_do():
+    rng = np.random.default_rng(9)
+    series, Z = toy(1), rng.normal(size=(14, 5, 1, 2))
+    who = np.array([0, 0, 1, 1, 1])
+    effort, consensus = np.array([0.2, 0.9]), np.array([0.5, 1.5])
+    grouped = GameCost(effort=tuple(effort), consensus=tuple(consensus))
+    each = GameCost(effort=effort[who], consensus=consensus[who])
+    for how in ({"window": 2}, {"game": "forecast"}):
+        policy = heterogeneous(grouped, 2, groups=2, **how)
+        found = lived(series, Z, policy, groups=(2, 3)).recorded["prediction"]
+        expected = lived(series, Z, heterogeneous(each, 2, **how)).recorded["prediction"]
+        np.testing.assert_allclose(found, expected, rtol=1e-11)
+    with pytest.raises(ValueError, match=r"heterogeneous: cost.forgetting = .* the same for all"):
+        heterogeneous(GameCost(forgetting=(0.1, 0.2)), groups=2)
+
+
 def test_drawn_costs_are_log_normal_and_depend_on_seed_and_agent_alone():
     crowd = Agents(jnp.arange(20_000, dtype=jnp.uint32), seed_words(KEY))
     spread = CostSpread(tracking=0.2, effort=0.5)
-    found = own_costs(GameCost(2.0, 3.0, effort=0.7), spread, crowd, jnp.float64)
+    found = drawn_costs(GameCost(2.0, 3.0, effort=0.7), spread, crowd, jnp.float64)
     for name, median, width in (("tracking", 2.0, 0.2), ("effort", 0.7, 0.5)):
         logs = np.log(np.asarray(getattr(found, name)) / median)
         assert abs(logs.mean()) < 4 * width / np.sqrt(20_000)
         assert abs(logs.std() / width - 1) < 0.03
-    assert found.consensus.shape == ()
+    assert found.consensus == 3.0
     assert abs(np.corrcoef(found.tracking, found.effort)[0, 1]) < 0.03
     few = Agents(crowd.index[77:80], crowd.key)
-    again = own_costs(GameCost(2.0, 3.0, effort=0.7), spread, few, jnp.float64)
+    again = drawn_costs(GameCost(2.0, 3.0, effort=0.7), spread, few, jnp.float64)
     np.testing.assert_array_equal(again.effort, found.effort[77:80])
     z = normals(few, Stream.COSTS, 2, 1, jnp.float64)[0]
     np.testing.assert_allclose(again.effort, 0.7 * np.exp(0.5 * z), rtol=1e-14)

@@ -95,6 +95,7 @@ ORDER = [
     "config_series",
     "config_mixtures",
     "config_affine",
+    "config_games",
     "config_groups",
     "config",
     "config_tune",
