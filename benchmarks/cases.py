@@ -13,12 +13,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import oracle
 import work
-from hand_count import Count, Sizes, decentralized_counts, forecast_counts, greedy_counts
+from hand_count import (
+    Count,
+    Sizes,
+    decentralized_counts,
+    forecast_counts,
+    greedy_counts,
+    heterogeneous_counts,
+)
 
 if TYPE_CHECKING:
     from memoa_jax import Result, Series
 
-POLICIES = ("greedy", "decentralized", "offline", "forecast")
+POLICIES = ("greedy", "decentralized", "offline", "heterogeneous", "forecast")
 CHECKED = 64
 """How many agents of a run are recomputed in float64."""
 GREEDY_STEPS = 1
@@ -47,9 +54,9 @@ class Sample(NamedTuple):
 class Case:
     """A policy that is measured: a name of `POLICIES`, and the sizes that its step depends on.
 
-    `horizon` is T of the hindsight games (decentralized: with feedback; offline: without),
-    `window` W of greedy, `features` p. With `bursts` the series is a hundred times as large in
-    every 250th row and the two after it.
+    `horizon` is T of the hindsight games (decentralized: with feedback; offline: without;
+    heterogeneous: by each agent's own features), `window` W of greedy, `features` p. With `bursts`
+    the series is a hundred times as large in every 250th row and the two after it.
     """
 
     policy: str
@@ -85,6 +92,8 @@ class Case:
             return memoa_jax.greedy(memoa_jax.GameCost(effort=work.EFFORT), window=self.window)
         if self.policy == "forecast":
             return memoa_jax.decentralized(game="forecast")
+        if self.policy == "heterogeneous":
+            return memoa_jax.heterogeneous(horizon=self.horizon, window=GREEDY_STEPS)
         information = "offline" if self.policy == "offline" else "feedback"
         return memoa_jax.decentralized(
             horizon=self.horizon, window=GREEDY_STEPS, information=information
@@ -95,6 +104,8 @@ class Case:
         sizes = Sizes(1, self.features, 1, self.window, self.horizon, points)
         if self.policy == "greedy":
             return greedy_counts(sizes)
+        if self.policy == "heterogeneous":
+            return heterogeneous_counts(sizes)
         return forecast_counts(sizes) if self.policy == "forecast" else decentralized_counts(sizes)
 
     def simulate(self, agents: int, points: int, key: Any, **how: Any) -> Result:
@@ -156,6 +167,12 @@ class Case:
             )
         import oracle_game
 
+        before = oracle.Greedy(targets, GREEDY_STEPS, cost.effort)
+        sizes = {"features": self.features, "noise": work.NOISE}
+        if self.policy == "heterogeneous":
+            game = (agents, key, inputs, targets, cost, self.horizon)
+            found = oracle_game.own_paths(*game, **sizes)
+            return oracle.Heterogeneous(before, self.horizon, cost, found)
         gains, paths = oracle_game.told(
             agents,
             key,
@@ -163,11 +180,9 @@ class Case:
             targets,
             cost,
             self.horizon,
-            features=self.features,
-            noise=work.NOISE,
             offline=self.policy == "offline",
+            **sizes,
         )
-        before = oracle.Greedy(targets, GREEDY_STEPS, cost.effort)
         return oracle.Hindsight(before, self.horizon, gains, paths=paths)
 
 

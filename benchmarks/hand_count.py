@@ -14,6 +14,10 @@ taken as `TRANSCENDENTAL` float operations.
     solve     LDL' p (p+1) (2p+1) / 6, substitutions 2 p^2 - p, ridge p
     moments   of the population: d p + d p (d p + 1)               (decentralized)
     replay    T (4 d p + d);                                       reads T (d p + d), writes T d
+    answers   T d x d systems by elimination, and their products: T (4 d^3 + 4 d^2);
+                                                                   reads T d^2, writes 2 T d^2
+    kernels   T (T+1) / 2 blocks, moved and summed: 2 d^3 + 2 d^2; reads 2 T d^2     (heterogeneous)
+    follow    T (8 d^2 + 2 d), last control 2 d p;                 reads 2 T d^2 + d p
     forecast  regression (p (p+1) + 2p) d, fading, solve, one-step game of d x d systems
     predict   base + Z beta: 2 d p;                                reads d, writes d
     sums      mean field and server: 2 d^2 + 10 d;                 reads d, writes d
@@ -130,6 +134,19 @@ def decentralized_counts(s: Sizes) -> list[Count]:
         Part("replay", T * (4 * d * p + d), read=T * (d * p + d), written=T * d),
     )
     return [counted(s, own, T * d * p, "replay")]
+
+
+def heterogeneous_counts(s: Sizes) -> list[Count]:
+    """Count the game on the last T steps by each agent's own features."""
+    d, p, T, slot = s.outputs, s.features, s.horizon, s.outputs * s.features + s.outputs
+    own = (
+        Part("window", 2 * d**2 * p, written=slot + d**2),
+        Part("answers", T * (4 * d**3 + 4 * d**2), read=T * d**2, written=2 * T * d**2),
+        Part("kernels", T * (T + 1) / 2 * (2 * d**3 + 2 * d**2), read=2 * T * d**2),
+        # In between stands a sum over all agents: what was found is needed again.
+        Part("follow", T * (8 * d**2 + 2 * d) + 2 * d * p, read=2 * T * d**2 + d * p, written=d),
+    )
+    return [counted(s, own, T * d**2 + s.window * slot, "own answers")]
 
 
 def forecast_counts(s: Sizes) -> list[Count]:

@@ -239,6 +239,53 @@ def replay(
     return states, control
 
 
+class Heterogeneous:
+    """The replayed game of agents that go by their own features; greedy where none is played.
+
+    Every agent's controls of the whole window are one ridge regression of T p numbers: no
+    recursion, and no reduction to d x d. `paths` [n, T, d], row t the mean field of the game
+    played at t at the ends of its steps.
+    """
+
+    def __init__(self, greedy: Greedy, horizon: int, cost: Any, paths: Doubles) -> None:
+        self.greedy, self.cost, self.paths = greedy, cost, paths
+        self.recent: collections.deque[Doubles] = collections.deque(maxlen=horizon)
+
+    def __call__(self, t: int, features: Doubles, prediction: Doubles) -> tuple[Doubles, Doubles]:
+        """Decide."""
+        self.greedy.complete(t)
+        horizon = self.recent.maxlen or 1
+        if t >= horizon:
+            base, control = self.answer(t, np.stack(self.recent, axis=1))
+        else:
+            base, control = prediction, self.greedy.fit(features)
+        self.greedy.pending = (features, base)
+        self.recent.append(features)
+        return base, control
+
+    def answer(self, t: int, window: Doubles) -> tuple[Doubles, Doubles]:
+        """Return where agents with features [m, T, d, p] end, and their last controls."""
+        count, horizon, d, p = window.shape
+        start = self.greedy.targets[t - horizon]
+        targets = self.greedy.targets[t - horizon + 1 : t + 1] - start
+        q, c, gamma, alpha = (
+            float(getattr(self.cost, name))
+            for name in ("tracking", "consensus", "effort", "forgetting")
+        )
+        delta = np.exp(-alpha * (horizon - 1 - np.arange(horizon)))
+        moves = np.zeros((count, horizon, d, horizon, p))
+        for s in range(horizon):
+            moves[:, s:, :, s] = window[:, s, None]
+        moves = moves.reshape(count, horizon * d, horizon * p)
+        weight, back = np.repeat(delta, d), moves.transpose(0, 2, 1)
+        system = back @ ((q + c) * weight[:, None] * moves)
+        system = system + np.diag(gamma * np.repeat(delta, p))
+        wish = weight * (q * targets + c * (self.paths[t] - start)).ravel()
+        control = np.linalg.solve(system, (back @ wish)[..., None])
+        ends = (moves @ control)[:, -d:, 0]
+        return start + ends, control[:, -p:, 0]
+
+
 class Forecast:
     """The one-step game on every agent's own forecast of the move, from the definition.
 

@@ -86,6 +86,49 @@ def told(
     return Told(lambda t, _: gains[t], paths)
 
 
+def own_paths(
+    agents: int,
+    key: Any,
+    inputs: Doubles,
+    targets: Doubles,
+    cost: GameCost,
+    horizon: int,
+    *,
+    features: int,
+    noise: float,
+) -> Doubles:
+    """Return the mean fields [n, T, 1] at the ends of the steps of games by own features.
+
+    An agent at 0 that can move by B u, and pays for u, goes to K (q y + c mbar) where
+
+        K = B (B'W B + effort D)^{-1} B',    W = (q + c) D, D the discounts,
+        B lower triangular, column s the size of Z_s
+
+    Arguments are those of `told`.
+    """
+    y = rounded(targets)
+    n, steps = len(y), np.arange(horizon)
+    q, c, effort, alpha = (
+        float(getattr(cost, name)) for name in ("tracking", "consensus", "effort", "forgetting")
+    )
+    delta = np.exp(-alpha * (horizon - 1 - steps))
+    kernel = np.zeros((n, horizon, horizon))
+    for block, exists in _blocks(agents, key, inputs, features, noise):
+        here = np.asarray(exists)
+        sizes = np.sqrt(np.square(np.asarray(block, np.float64)[..., here]).sum(axis=1))
+        for t in range(horizon, n):
+            B = np.where(steps[:, None] >= steps, sizes[t - horizon : t].T[:, None], 0.0)
+            back = B.transpose(0, 2, 1)
+            system = back @ ((q + c) * delta[:, None] * B) + np.diag(effort * delta)
+            kernel[t] += (B @ np.linalg.solve(system, back)).sum(axis=0)
+    paths = np.zeros((n, horizon, 1))
+    for t in range(horizon, n):
+        K, start = kernel[t] / agents * delta, y[t - horizon]
+        apart = y[t - horizon + 1 : t + 1] - start
+        paths[t] = start + np.linalg.solve(np.eye(horizon) - c * K, q * K @ apart)
+    return paths
+
+
 def limit_gains(cost: GameCost, mean: Doubles, second: Doubles, targets: Doubles) -> Gains:
     """Return the gains of the mean-field limit's equilibrium, step by step.
 

@@ -21,6 +21,7 @@ POLICIES = {
     "decentralized": "decentralized, feedback, 5 steps",
     "offline": "decentralized, offline, 5 steps",
     "forecast": "forecast game",
+    "heterogeneous": "heterogeneous, 5 steps",
 }
 """Names in the legend, in the order of the colours."""
 STREAM: Mapping[str, Any] = {"linestyle": "-"}

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         exploitability_types,
         price_of_anarchy_types,
     )
+    from memoa_jax.cost_spread import CostSpread
     from memoa_jax.encoder_groups import grouped
     from memoa_jax.encoders import echo_state, given_features, random_features, views
     from memoa_jax.experts import (
@@ -49,13 +50,22 @@ if TYPE_CHECKING:
     from memoa_jax.nash import Equilibrium, FeedbackGains, solve_nash, solve_team
     from memoa_jax.nash_dense import solve_heterogeneous, solve_nash_dense
     from memoa_jax.nash_types import solve_nash_types, solve_team_types
-    from memoa_jax.policies import affine, affine_nash, centralized, decentralized, greedy
+    from memoa_jax.policies import (
+        affine,
+        affine_nash,
+        centralized,
+        decentralized,
+        greedy,
+        heterogeneous,
+    )
     from memoa_jax.recording import Record
+    from memoa_jax.responses import solve_heterogeneous_realised
     from memoa_jax.scaling import standardise
     from memoa_jax.series import Series
     from memoa_jax.simulate import Result, simulate
 
 __all__ = [
+    "CostSpread",
     "Equilibrium",
     "FeatureMoments",
     "FeedbackGains",
@@ -83,6 +93,7 @@ __all__ = [
     "given_features",
     "greedy",
     "grouped",
+    "heterogeneous",
     "mixture_weights",
     "offline_gains",
     "polynomial_potentials",
@@ -94,6 +105,7 @@ __all__ = [
     "series",
     "simulate",
     "solve_heterogeneous",
+    "solve_heterogeneous_realised",
     "solve_nash",
     "solve_nash_dense",
     "solve_nash_types",
@@ -111,6 +123,7 @@ _HOME = {
         "price_of_anarchy",
         "analysis_types": "best_response_costs_types expected_costs_types exploitability_types "
         "price_of_anarchy_types",
+        "cost_spread": "CostSpread",
         "encoder_groups": "grouped",
         "encoders": "echo_state given_features random_features views",
         "experts": "bernstein_aggregation exponential_weights fixed_share polynomial_potentials",
@@ -121,7 +134,8 @@ _HOME = {
         "nash": "Equilibrium FeedbackGains solve_nash solve_team",
         "nash_dense": "solve_heterogeneous solve_nash_dense",
         "nash_types": "solve_nash_types solve_team_types",
-        "policies": "affine affine_nash centralized decentralized greedy",
+        "policies": "affine affine_nash centralized decentralized greedy heterogeneous",
+        "responses": "solve_heterogeneous_realised",
         "scaling": "standardise",
         "series": "Series",
         "recording": "Record",

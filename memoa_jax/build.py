@@ -30,6 +30,7 @@ from memoa_jax.config import (
     Game,
     GivenFeatures,
     Group,
+    Heterogeneous,
     ParticipationFile,
     PluginEncoder,
 )
@@ -40,6 +41,7 @@ from memoa_jax.config_plugins import PluginMixture, PluginPolicy, PluginTable
 from memoa_jax.config_series import SERIES, Boc, Ett, OwnTable, PluginSeries, PublicData
 from memoa_jax.config_values import Table, kind_of
 from memoa_jax.contracts import Sizes, check_encoder, check_mixture, check_policy, check_series
+from memoa_jax.cost_spread import CostSpread
 from memoa_jax.draws import seed_words
 from memoa_jax.game import GameCost
 from memoa_jax.recording import Record
@@ -213,6 +215,8 @@ def policy(
         keys |= _apart(table, keys, groups)
     if "cost" in keys:
         keys["cost"] = GameCost(**keys["cost"])
+    if keys.get("spread") is not None:
+        keys["spread"] = CostSpread(**keys["spread"])
     built: Policy = build(**{k: v for k, v in keys.items() if v is not None})
     return built
 
@@ -221,14 +225,22 @@ def _apart(table: POLICIES, keys: dict[str, Any], groups: Sequence[Group]) -> di
     """Return the keys of a policy in which groups differ, one number per group."""
     forecast = keys["game"] == "forecast"
     alone = [group.greedy for group in groups]
-    own = [group.cost for group in groups] if isinstance(table, Game) or forecast else alone
+    own = (
+        [group.cost for group in groups]
+        if isinstance(table, Game | Heterogeneous) or forecast
+        else alone
+    )
     cost = {name: _each(own, name, value) for name, value in keys["cost"].items()}
     if table.name == "uncoupled":  # the run's own comparison, whatever couples the groups
         cost |= {"consensus": 0.0, "ensemble": 0.0}
     found: dict[str, Any] = {"groups": len(groups), "cost": cost}
     if not forecast:
         found["window"] = _each(alone, "window", keys["window"])
-    if isinstance(table, Game) and not forecast and any(one.effort for one in alone):
+    if (
+        isinstance(table, Game | Heterogeneous)
+        and not forecast
+        and any(one.effort for one in alone)
+    ):
         effort = keys["greedy_effort"]
         base = cost["effort"] if effort is None else effort
         each = base if isinstance(base, tuple) else (base,) * len(groups)

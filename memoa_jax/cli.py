@@ -23,6 +23,7 @@ VERIFY_PARTS = (
     "exploitability",
     "minimax",
     "anarchy",
+    "heterogeneity",
     "monte-carlo",
     "regret",
     "games",

@@ -15,6 +15,12 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from memoa_jax.choices import Containment
 from memoa_jax.config_affine import Affine
+from memoa_jax.config_games import Centralized, Greedy
+from memoa_jax.config_games import Cost as Cost
+from memoa_jax.config_games import Decentralized as Decentralized
+from memoa_jax.config_games import Game as Game
+from memoa_jax.config_games import Heterogeneous as Heterogeneous
+from memoa_jax.config_games import Spread as Spread
 from memoa_jax.config_groups import GroupTable, filled, sizes
 from memoa_jax.config_mixtures import MIXTURES, OneMixture, Ridge
 from memoa_jax.config_plugins import (
@@ -31,9 +37,7 @@ from memoa_jax.config_values import (
     Inside,
     Label,
     NonNegative,
-    Number,
     Path,
-    Positive,
     Seed,
     Share,
     Table,
@@ -41,10 +45,6 @@ from memoa_jax.config_values import (
     members,
 )
 from memoa_jax.plugins import short
-
-GameName = Literal["hindsight", "forecast"]
-Apart = Literal["own", "pooled"]
-"""Whether a policy tells groups of agents apart (where there are some, it does), or pools them."""
 
 
 class Views(Table):
@@ -135,97 +135,7 @@ class ParticipationFile(Table):
 PARTICIPATIONS: TypeAlias = Bernoulli | Markov | Late | ParticipationFile
 
 
-class Cost(Table):
-    """What an agent pays (`memoa_jax.GameCost`)."""
-
-    tracking: Number = 1.0
-    consensus: Number = 1.0
-    ensemble: Number = 0.0
-    effort: Positive = 0.1
-    forgetting: NonNegative = 0.0
-
-
-class GreedyCost(Table):
-    """What counts for an agent that ignores the others; `tracking` for the forecaster only."""
-
-    tracking: Number = 1.0
-    effort: Positive
-    forgetting: NonNegative = 0.0
-
-
-_FORECAST_COST = {"consensus": 10.0, "effort": 1e-3}
-
-
-def _fill_cost(raw: Any, **defaults: float) -> Any:
-    """Return a raw policy whose cost has defaults of its own; it may be wrong in any way."""
-    cost = raw.get("cost", {}) if isinstance(raw, dict) else None
-    return {**raw, "cost": {**defaults, **cost}} if isinstance(cost, dict) else raw
-
-
-def _forecasts(raw: Any) -> bool:
-    return isinstance(raw, dict) and raw.get("game") == "forecast"
-
-
-class Greedy(Table):
-    """each agent alone: ridge fit of its last residuals over a window"""
-
-    kind: Literal["greedy"]
-    name: Label = "greedy"
-    cost: GreedyCost = GreedyCost(effort=10.0)
-    window: Count = 3
-    game: GameName = "hindsight"
-    ridge: Positive = 0.1
-    discount: Share = 0.999
-    groups: Apart | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _default_cost(cls, raw: Any) -> Any:
-        """Fill in the library's default effort, which is another one for the forecaster."""
-        return _fill_cost(raw, effort=_FORECAST_COST["effort"] if _forecasts(raw) else 10.0)
-
-
-class Game(Table):
-    """The keys that both game policies share.
-
-    `ridge` and `discount` belong to the forecast game, which needs no horizon and plays at
-    every step; `horizon` to `greedy_effort` belong to the hindsight game.
-    """
-
-    cost: Cost = Cost()
-    game: GameName = "hindsight"
-    horizon: Count = 3
-    window: Count = 3
-    sync_every: Count = 1
-    information: Literal["feedback", "offline"] = "feedback"
-    greedy_effort: Positive | None = None
-    staleness: Whole = 0
-    ridge: Positive = 0.1
-    discount: Share = 0.999
-    groups: Apart | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _default_cost(cls, raw: Any) -> Any:
-        """Fill in the library's default cost, which is another one for the forecast game."""
-        return _fill_cost(raw, **_FORECAST_COST) if _forecasts(raw) else raw
-
-
-class Decentralized(Game):
-    """closed-form mean-field Nash policy: own state and the mean field only"""
-
-    kind: Literal["decentralized"]
-    name: Label = "decentralized"
-
-
-class Centralized(Game):
-    """exact Nash policy of the finite population"""
-
-    kind: Literal["centralized"]
-    name: Label = "centralized"
-
-
-POLICIES: TypeAlias = Greedy | Decentralized | Centralized | Affine | PluginPolicy
+POLICIES: TypeAlias = Greedy | Decentralized | Centralized | Heterogeneous | Affine | PluginPolicy
 
 
 class Run(Table):

@@ -34,6 +34,7 @@ class Stream(enum.IntEnum):
     GAME_FEATURES = 8
     GAME_STATES = 9
     PARTICIPATION = 10
+    COSTS = 11
 
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))

@@ -111,6 +111,11 @@ def _anarchy(axes: Any, found: Mapping[str, Any]) -> None:
     axes.legend()
 
 
+def _heterogeneity(axes: Any, found: Mapping[str, Any]) -> None:
+    title = "Agents that all differ:\njoint game to limit, and what leaving it gains"
+    _errors(axes, found, title, "difference; exploitability [cost]")
+
+
 def _monte_carlo(axes: Any, found: Mapping[str, Any]) -> None:
     for drawn, data in enumerate(found.values()):
         columns = (_numbers(data[key]) for key in ("realised", "expected", "standard_error"))
@@ -171,6 +176,7 @@ _PANELS = {
     "exploitability": _exploitability,
     "minimax": _minimax,
     "anarchy": _anarchy,
+    "heterogeneity": _heterogeneity,
     "monte-carlo": _monte_carlo,
     "regret": _regret,
     "games": _games,

@@ -7,12 +7,14 @@ One step, exact for any number of agents, and coupled through two sums only.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 
+from memoa_jax.arguments import number, whole
+from memoa_jax.cost_spread import CostSpread, differing, most_agents, own_costs
 from memoa_jax.game import GameCost
-from memoa_jax.groups import costs_by_agent, several
+from memoa_jax.groups import check_costs
 from memoa_jax.linalg import (
     applied,
     is_singular,
@@ -33,6 +35,11 @@ from memoa_jax.types import (
     record,
     static,
 )
+
+GameName = Literal["hindsight", "forecast"]
+FORECAST_COST = GameCost(consensus=10.0, effort=1e-3)
+"""The forecast game's default cost; chosen, with its regression's ridge and discount, on seasonal,
+random-walk, step and logistic series that no published figure of this project is about."""
 
 
 @record
@@ -81,9 +88,10 @@ class ForecastState:
 
 @record
 class ForecastGame:
-    """The forecast game's policy; made by ``game = "forecast"`` of the three policies.
+    """The forecast game's policy; made by ``game = "forecast"`` of the policies.
 
-    With `groups` that differ, the weights of the cost may be one number per group.
+    With `groups` that differ, the weights of the cost may be one number per group; with none, one
+    per agent of the whole population.
     """
 
     cost: GameCost
@@ -93,18 +101,22 @@ class ForecastGame:
     finite: bool = static()
     coupled: bool = static(default=True)
     groups: int | None = static(default=None)
+    spread: CostSpread | None = None
+
+    @property
+    def most_agents(self) -> int | None:
+        """How many agents a run may have; None: any number."""
+        return most_agents(self.cost) if self.groups is None else None
 
     @property
     def own_pulls(self) -> bool:
         """Whether agents differ in how strongly they are pulled to the mean."""
-        return self.groups is not None and several(self.cost.consensus)
+        return differing(self.cost, self.spread, "consensus")
 
     def game(self, observation: Observation) -> OneStep:
         """Return the one-step game of a block's agents, each with its own weights."""
         dtype, population = observation.features.dtype, observation.population
-        cost = self.cost
-        if self.groups is not None:
-            cost = costs_by_agent(cost, population, dtype)
+        cost = own_costs(self.cost, self.spread, observation, self.groups)
         return OneStep.of(cost, population.size if self.finite else None, dtype)
 
     @property
@@ -144,6 +156,37 @@ class ForecastGame:
         )
         action = Action(base=base, control=control, status=status.astype(jnp.int32))
         return ForecastState(forecasts, moves), action
+
+
+def forecast_game(
+    owner: str,
+    cost: GameCost | None,
+    ridge: Scalar,
+    discount: Scalar,
+    staleness: int,
+    *,
+    finite: bool,
+    coupled: bool = True,
+    groups: int | None = None,
+) -> ForecastGame:
+    """Make a policy that plays the forecast game; see `memoa_jax.policies`.
+
+    Raises:
+      ValueError: if an argument is outside what is allowed.
+    """
+    number(owner, "ridge", ridge, "> 0", lambda value: value > 0)
+    number(owner, "discount", discount, "in (0, 1]", lambda value: 0 < value <= 1)
+    whole(owner, "staleness", staleness, 0)
+    cost, groups = check_costs(owner, FORECAST_COST if cost is None else cost, groups)
+    return ForecastGame(
+        cost=cost,
+        ridge=ridge,
+        discount=discount,
+        staleness=staleness,
+        finite=finite,
+        coupled=coupled,
+        groups=groups,
+    )
 
 
 def predict(

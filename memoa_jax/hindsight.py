@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from memoa_jax.arguments import whole
 from memoa_jax.game import FeatureMoments, GameCost
 from memoa_jax.group_games import (
     controls_by_group,
@@ -45,6 +46,17 @@ from memoa_jax.types import (
     static,
 )
 from memoa_jax.window_ridge import Greedy, greedy_control
+
+
+def check_steps(owner: str, horizon: int, sync_every: int | Array) -> None:
+    """Refuse what no game over a window of steps could be played with; `owner` is who says so.
+
+    Raises:
+      ValueError: if a number of steps is not a whole number >= 1.
+    """
+    whole(owner, "horizon", horizon)
+    if not isinstance(sync_every, jax.Array):
+        whole(owner, "sync_every", sync_every)
 
 
 @record

@@ -107,6 +107,63 @@ def applied(features: Array, control: Array) -> Array:
     return total
 
 
+def stacked_product(left: Array, right: Array) -> Array:
+    """Multiply every agent's matrices, [a, b, N] and [b, c, N], agents last.
+
+    Example:
+      >>> stacked_product(jnp.ones((1, 2, 3)), jnp.ones((2, 1, 3))).tolist()
+      [[[2.0, 2.0, 2.0]]]
+    """
+    # Term by term, as in `applied`.
+    total = left[:, 0, None] * right[None, 0]
+    for b in range(1, left.shape[1]):
+        total = total + left[:, b, None] * right[None, b]
+    return total
+
+
+def solve_stacked(matrix: Array, right: Array) -> Array:
+    """Solve every agent's general square system, [d, d, N] against [d, m, N], agents last.
+
+    By elimination with row pivoting, unrolled: for d of a few. Exact; O(d^2 (d + m)) per agent.
+    Gradients solve a second system instead of differentiating the elimination.
+
+    Example:
+      >>> swap = jnp.array([[0.0, 1.0], [2.0, 0.0]])[..., None]
+      >>> solve_stacked(swap, jnp.array([[3.0], [4.0]])[..., None]).ravel().tolist()
+      [2.0, 3.0]
+    """
+    if matrix.shape[0] == 1:
+        return right / matrix
+    solution: Array = lax.custom_linear_solve(
+        lambda x: stacked_product(matrix, x),
+        right,
+        solve=lambda _, b: _eliminate_stacked(matrix, b),
+        transpose_solve=lambda _, b: _eliminate_stacked(jnp.swapaxes(matrix, 0, 1), b),
+    )
+    return solution
+
+
+def _eliminate_stacked(matrix: Array, right: Array) -> Array:
+    """Solve by elimination; every chain ends in a division, see `_factor_ldl`."""
+    d = matrix.shape[0]
+    rows = [[*matrix[a], *right[a]] for a in range(d)]
+    for a in range(d):
+        for b in range(a + 1, d):
+            better = jnp.abs(rows[b][a]) > jnp.abs(rows[a][a])
+            pairs = list(zip(rows[a], rows[b], strict=True))
+            rows[a] = [jnp.where(better, y, x) for x, y in pairs]
+            rows[b] = [jnp.where(better, x, y) for x, y in pairs]
+        rows[a][a + 1 :] = [x / rows[a][a] for x in rows[a][a + 1 :]]
+        for b in range(a + 1, d):
+            rows[b] = [y - rows[b][a] * x for x, y in zip(rows[a], rows[b], strict=True)]
+    found = [row[d:] for row in rows]
+    for a in reversed(range(d)):
+        for b in range(a + 1, d):
+            pairs = list(zip(found[a], found[b], strict=True))
+            found[a] = [x - rows[a][b] * y for x, y in pairs]
+    return jnp.stack([jnp.stack(row) for row in found])
+
+
 Lanes = Sequence[Array]
 """A vector per agent: one [N] array per component."""
 SymmetricLanes = Sequence[Sequence[Array]]

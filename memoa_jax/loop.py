@@ -136,6 +136,7 @@ def advance(program: Program, state: State, point: Point) -> tuple[State, Info]:
         population=population,
         voters=program.population.among(state.present),
         told=point.told,
+        agents=program.agents,
     )
     policy_state, action = program.policy.act(state.policy, observation)
     control = population.only_present(action.control)

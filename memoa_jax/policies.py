@@ -6,52 +6,22 @@ only: nothing in this file can know y_{t+1}. Agents are the last axis throughout
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 
 from memoa_jax.affine_feedback import Affine, Matrix, Vector
-from memoa_jax.arguments import number, one_of, whole
-from memoa_jax.forecast import ForecastGame
+from memoa_jax.arguments import one_of, whole
+from memoa_jax.forecast import FORECAST_COST, ForecastGame, GameName, forecast_game
 from memoa_jax.game import FeatureMoments, GameCost
 from memoa_jax.groups import check_costs
-from memoa_jax.hindsight import HindsightGame
+from memoa_jax.heterogeneity import heterogeneous as heterogeneous
+from memoa_jax.hindsight import HindsightGame, check_steps
 from memoa_jax.information import Information
 from memoa_jax.nash import solve_nash
 from memoa_jax.types import Array, Scalar, real_dtype
-from memoa_jax.window_ridge import Greedy
-
-GameName = Literal["hindsight", "forecast"]
-FORECAST_COST = GameCost(consensus=10.0, effort=1e-3)
-"""The forecast game's default cost; chosen, with its regression's ridge and discount, on seasonal,
-random-walk, step and logistic series that no published figure of this project is about."""
-
-
-def _forecast(
-    owner: str,
-    cost: GameCost | None,
-    ridge: Scalar,
-    discount: Scalar,
-    staleness: int,
-    *,
-    finite: bool,
-    coupled: bool = True,
-    groups: int | None = None,
-) -> ForecastGame:
-    number(owner, "ridge", ridge, "> 0", lambda value: value > 0)
-    number(owner, "discount", discount, "in (0, 1]", lambda value: 0 < value <= 1)
-    whole(owner, "staleness", staleness, 0)
-    cost, groups = check_costs(owner, FORECAST_COST if cost is None else cost, groups)
-    return ForecastGame(
-        cost=cost,
-        ridge=ridge,
-        discount=discount,
-        staleness=staleness,
-        finite=finite,
-        coupled=coupled,
-        groups=groups,
-    )
+from memoa_jax.window_ridge import Greedy, make_greedy
 
 
 def greedy(
@@ -101,30 +71,10 @@ def greedy(
     if game == "forecast":
         cost = FORECAST_COST if cost is None else cost
         alone = GameCost(cost.tracking, 0.0, 0.0, cost.effort, cost.forgetting)
-        return _forecast(
+        return forecast_game(
             "greedy", alone, ridge, discount, 0, finite=False, coupled=False, groups=groups
         )
-    return _greedy("greedy", GameCost(effort=10.0) if cost is None else cost, window, groups)
-
-
-def _greedy(
-    owner: str, cost: GameCost, window: int | tuple[int, ...], groups: int | None
-) -> Greedy:
-    windows = window if isinstance(window, tuple) else (window,) * (groups or 1)
-    for one in windows:
-        whole(owner, "window", one)
-    if len(windows) != (groups or 1):
-        raise ValueError(
-            f"{owner}: window = {window} with groups = {groups}: allowed is one number, or as many "
-            "as there are groups"
-        )
-    cost, groups = check_costs(owner, cost, groups)
-    return Greedy(
-        cost=cost,
-        window=max(windows),
-        windows=windows if len(set(windows)) > 1 else None,
-        groups=groups,
-    )
+    return make_greedy("greedy", GameCost(effort=10.0) if cost is None else cost, window, groups)
 
 
 def decentralized(
@@ -188,7 +138,7 @@ def decentralized(
     """
     one_of("decentralized", "game", game, get_args(GameName))
     if game == "forecast":
-        return _forecast(
+        return forecast_game(
             "decentralized", cost, ridge, discount, staleness, finite=False, groups=groups
         )
     return _hindsight(
@@ -249,7 +199,7 @@ def centralized(
     """
     one_of("centralized", "game", game, get_args(GameName))
     if game == "forecast":
-        return _forecast(
+        return forecast_game(
             "centralized", cost, ridge, discount, staleness, finite=True, groups=groups
         )
     return _hindsight(
@@ -279,9 +229,7 @@ def _hindsight(
     finite: bool,
     groups: int | None,
 ) -> HindsightGame:
-    whole(owner, "horizon", horizon)
-    if not isinstance(sync_every, jax.Array):
-        whole(owner, "sync_every", sync_every)
+    check_steps(owner, horizon, sync_every)
     one_of(owner, "information", information, get_args(Information))
     whole(owner, "staleness", staleness, 0)
     if staleness and information == "offline":
@@ -292,7 +240,7 @@ def _hindsight(
     cost, apart = check_costs(owner, cost, groups)
     effort: Any = cost.effort if greedy_effort is None else greedy_effort
     local = GameCost(effort=effort, forgetting=cost.forgetting)
-    steps = _greedy(owner, local, window, groups)
+    steps = make_greedy(owner, local, window, groups)
     return HindsightGame(
         cost=cost,
         local=steps,

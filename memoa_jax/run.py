@@ -21,6 +21,7 @@ from memoa_jax.config import (
     Decentralized,
     Game,
     GivenFeatures,
+    Heterogeneous,
     ParticipationFile,
     Study,
 )
@@ -202,9 +203,9 @@ def policies(config: Config) -> dict[str, POLICIES]:
     games = {
         label: table
         for label, table in planned.items()
-        if isinstance(table, Game) and table.game == "hindsight"
+        if isinstance(table, Game | Heterogeneous) and table.game == "hindsight"
     }
-    missing: dict[str, Decentralized] = {}
+    missing: dict[str, Decentralized | Heterogeneous] = {}
     named = [_uncoupled(game) for game in games.values() if not _is_coupled(config, game)]
     for label, game in games.items():
         if _uncoupled(game) not in [*named, *missing.values()]:
@@ -214,7 +215,7 @@ def policies(config: Config) -> dict[str, POLICIES]:
     return {**planned, **missing} if config.run.uncoupled else planned
 
 
-def _is_coupled(config: Config, game: Game) -> bool:
+def _is_coupled(config: Config, game: Game | Heterogeneous) -> bool:
     """Tell whether some group's agents play for more than themselves."""
     groups = [] if config.group is None or game.groups == "pooled" else config.group
     if not groups:
@@ -229,9 +230,13 @@ def _couples(cost: Cost) -> bool:
     return cost.consensus != 0 or cost.ensemble != 0
 
 
-def _uncoupled(game: Game) -> Decentralized:
+def _uncoupled(game: Game | Heterogeneous) -> Decentralized | Heterogeneous:
     keys = game.model_dump(include={"horizon", "window", "sync_every", "greedy_effort", "groups"})
     cost = game.cost.model_copy(update={"consensus": 0.0, "ensemble": 0.0})
+    if isinstance(game, Heterogeneous):  # its agents go by their own features alone, too
+        return Heterogeneous(
+            kind="heterogeneous", name="uncoupled", cost=cost, spread=game.spread, **keys
+        )
     return Decentralized(kind="decentralized", name="uncoupled", cost=cost, **keys)
 
 

@@ -253,6 +253,12 @@ def prepare(
     """
     points, outputs = np.shape(series.targets)
     whole("simulate", "num_agents", num_agents, 1, 2**31 - 1)
+    most = getattr(policy, "most_agents", None)
+    if most is not None and num_agents > most:
+        raise ValueError(
+            f"simulate: num_agents = {num_agents}: allowed is 1..{most}, as many as the policy's "
+            "cost is given for"
+        )
     if chunk is not None:
         whole("simulate", "chunk", chunk)
     one_of("simulate", "dtype", dtype, ("float32", "float64"))

@@ -230,6 +230,7 @@ def _survey(
                 population=population,
                 voters=population,
                 told=point.told,
+                agents=block,
             )
             state, found = survey.look(state, observation)
             return (step + 1, target, encoder_state, state), found

@@ -243,7 +243,8 @@ class Observation:
     `population` is that of the agents present at step t; `voters` of those that were present at
     step t-1, whose predictions for time t stand in `prediction` (an absent agent's does not
     count). `told` is what surveys of the whole population found for this step (see `Survey`), a
-    tuple with an answer for each; None where the population itself can be asked for sums.
+    tuple with an answer for each; None where the population itself can be asked for sums. `agents`
+    are who the block's agents are (None where nobody said).
     """
 
     step: Array
@@ -254,6 +255,7 @@ class Observation:
     population: Population
     voters: Population
     told: Tree = None
+    agents: Agents | None = None
 
     @property
     def sight(self) -> Sight:

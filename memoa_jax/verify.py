@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from memoa_jax import canary, verify_exact, verify_rivals, verify_sampled
+from memoa_jax import canary, verify_exact, verify_heterogeneity, verify_rivals, verify_sampled
 from memoa_jax._version import __version__
 from memoa_jax.figure_style import FigureError
 from memoa_jax.figures import draw_verification
@@ -28,6 +28,7 @@ PROGRAMME: dict[str, Callable[[], list[Statement]]] = {
     "exploitability": verify_exact.deviations,
     "minimax": verify_exact.minimax,
     "anarchy": verify_exact.anarchy,
+    "heterogeneity": verify_heterogeneity.heterogeneity,
     "monte-carlo": verify_sampled.monte_carlo,
     "regret": verify_sampled.regret,
     "games": verify_rivals.random_games,

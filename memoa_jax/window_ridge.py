@@ -8,9 +8,10 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
+from memoa_jax.arguments import whole
 from memoa_jax.arithmetic import computed_once
 from memoa_jax.game import GameCost
-from memoa_jax.groups import by_agent, costs_by_agent
+from memoa_jax.groups import by_agent, check_costs, costs_by_agent
 from memoa_jax.memory import Window
 from memoa_jax.regression import NormalEquations
 from memoa_jax.types import (
@@ -99,6 +100,31 @@ class Greedy:
         control = fitted.solve(policy.cost.effort)
         action = Action(base=base, control=control, status=jnp.int32(Status.OK))
         return GreedyState(window.begin(observation.features, base), equations), action
+
+
+def make_greedy(
+    owner: str, cost: GameCost, window: int | tuple[int, ...], groups: int | None
+) -> Greedy:
+    """Make the policy; see `memoa_jax.policies.greedy`, whose arguments these are.
+
+    Raises:
+      ValueError: if an argument is outside what is allowed.
+    """
+    windows = window if isinstance(window, tuple) else (window,) * (groups or 1)
+    for one in windows:
+        whole(owner, "window", one)
+    if len(windows) != (groups or 1):
+        raise ValueError(
+            f"{owner}: window = {window} with groups = {groups}: allowed is one number, or as many "
+            "as there are groups"
+        )
+    cost, groups = check_costs(owner, cost, groups)
+    return Greedy(
+        cost=cost,
+        window=max(windows),
+        windows=windows if len(set(windows)) > 1 else None,
+        groups=groups,
+    )
 
 
 def greedy_control(policy: Greedy, window: Window, step: Array) -> Array:

@@ -272,7 +272,7 @@ def assert_same_defaults(table, function, rename=()):
 def test_costs_have_the_defaults_of_their_game():
     from memoa_jax import policies
 
-    for kind in ("greedy", "decentralized", "centralized"):
+    for kind in ("greedy", "decentralized", "centralized", "heterogeneous"):
         path = write(MINIMAL.replace('"greedy"', f'"{kind}"'), f"{kind}.toml")
         for game in ("hindsight", "forecast"):
             (table,) = load(path, [f"policy.0.game={game}"]).policy
@@ -296,10 +296,11 @@ def test_series_kinds_are_the_librarys():
 
 
 def test_other_defaults_are_the_librarys():
-    from memoa_jax import build, encoders, game, policies
+    from memoa_jax import build, cost_spread, encoders, game, policies
     from memoa_jax.simulate import Record
 
     assert_same_defaults(Cost, game.GameCost)
+    assert_same_defaults(schema.Spread, cost_spread.CostSpread)
     for kind in ("random_features", "echo_state"):
         assert_same_defaults(FAMILIES["encoder"][kind], getattr(encoders, kind))
     assert_same_defaults(schema.Views, encoders.views, {"delay": "max_delay"})

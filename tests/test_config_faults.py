@@ -37,8 +37,11 @@ ONE_FAULT = {
         "[[policy]]\nkind='greedy'\nwindow=2.0"
     ),
     'policy.0.kind = "gredy": unknown kind; did you mean greedy?': "[[policy]]\nkind='gredy'",
-    "policy.0.kind: missing; allowed: greedy, decentralized, centralized, affine": (
+    "policy.0.kind: missing; allowed: greedy, decentralized, centralized, heterogeneous, affine": (
         "[[policy]]\nwindow=3"
+    ),
+    "policy.0.spread.effort = -0.5: allowed is a number >= 0": (
+        "[[policy]]\nkind='heterogeneous'\nspread={effort=-0.5}"
     ),
     "policy.0.owm: unknown key; did you mean own?": "[[policy]]\nkind='affine'\nowm=[[1]]",
     "policy.0.own.0 = 1.0: allowed is a list with a finite number per output": (

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from memoa_jax import types
+from memoa_jax.cost_spread import CostSpread
 from memoa_jax.draws import seed_words
 from memoa_jax.encoder_groups import grouped
 from memoa_jax.encoders import echo_state, given_features, random_features, views
@@ -20,7 +21,7 @@ from memoa_jax.experts import (
 )
 from memoa_jax.game import GameCost
 from memoa_jax.mixture import ridge_mixture, uniform_mixture
-from memoa_jax.policies import affine, centralized, decentralized, greedy
+from memoa_jax.policies import affine, centralized, decentralized, greedy, heterogeneous
 from memoa_jax.types import Agents, Dimensions, Observation, Population, Status
 
 POINTS, INPUTS, OUTPUTS, FEATURES = 8, 3, 2, 3
@@ -68,6 +69,18 @@ POLICIES = {
     ),
     "decentralized forecast groups": lambda effort: decentralized(
         GameCost(effort=effort, consensus=(0.5, effort)), game="forecast", groups=2
+    ),
+    "heterogeneous": lambda effort: heterogeneous(
+        GameCost(effort=effort, consensus=0.5), horizon=2, window=3, sync_every=2
+    ),
+    "heterogeneous spread": lambda width: heterogeneous(
+        GameCost(effort=0.7), horizon=3, window=1, spread=CostSpread(width, width, width)
+    ),
+    "heterogeneous forecast": lambda width: heterogeneous(
+        GameCost(effort=0.7), game="forecast", spread=CostSpread(width, width, width)
+    ),
+    "heterogeneous groups": lambda effort: heterogeneous(
+        GameCost(effort=(effort, 0.5), consensus=0.5), horizon=2, window=(3, 1), groups=2
     ),
     "affine": lambda gain: affine(own=gain * GAINS, mean=gain * GAINS, target=-gain * GAINS),
 }
@@ -122,6 +135,7 @@ def observations(count, dtype):
         features=draw(OUTPUTS, FEATURES, count),
         population=everybody(count, dtype),
         voters=everybody(count, dtype),
+        agents=jax.tree.map(lambda leaf: jnp.stack([leaf] * POINTS), agents(count)),
     )
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from memoa_jax import (
+    CostSpread,
     GameCost,
     Record,
     centralized,
@@ -12,6 +13,7 @@ from memoa_jax import (
     echo_state,
     exponential_weights,
     greedy,
+    heterogeneous,
     participation,
     placement,
     ridge_mixture,
@@ -27,6 +29,7 @@ POLICIES = {
     "offline": decentralized(GameCost(consensus=2.0), horizon=3, information="offline"),
     "centralized": centralized(GameCost(consensus=2.0), horizon=2),
     "forecast": decentralized(game="forecast"),
+    "heterogeneous": heterogeneous(horizon=2, spread=CostSpread(effort=0.5)),
 }
 CASES = {
     "resident": {"chunk": 7, "num_agents": 9, "best_readout": True},
@@ -110,7 +113,7 @@ def bits(result):
         ("decentralized", "stream"),
         *(
             pytest.param(policy, "resident", marks=pytest.mark.slow)
-            for policy in ("decentralized", "offline", "centralized", "forecast")
+            for policy in ("decentralized", "offline", "centralized", "forecast", "heterogeneous")
         ),
         pytest.param("decentralized", "sharded", marks=pytest.mark.slow),
         *(pytest.param(one, "stream", marks=pytest.mark.slow) for one in ("greedy", "forecast")),

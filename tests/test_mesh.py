@@ -28,11 +28,12 @@ SCRIPT = textwrap.dedent(
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_numpy_rank_promotion", "raise")
     from memoa_jax import experts
+    from memoa_jax.cost_spread import CostSpread
     from memoa_jax.encoders import echo_state, random_features
     from memoa_jax.game import GameCost
     from memoa_jax.mixture import ridge_mixture, uniform_mixture
     from memoa_jax.participation import bernoulli
-    from memoa_jax.policies import affine, centralized, decentralized, greedy
+    from memoa_jax.policies import affine, centralized, decentralized, greedy, heterogeneous
     from memoa_jax.recording import Record
     from memoa_jax.series import make_series
     from memoa_jax.simulate import simulate
@@ -58,6 +59,12 @@ SCRIPT = textwrap.dedent(
             echo_state(3),
             affine(0.1 * rng.normal(size=(3, 2)), np.full((3, 2), 0.1), [[-0.2, 0.0]] * 3),
             uniform_mixture(),
+            some,
+        ),
+        "own": (
+            echo_state(3),
+            heterogeneous(horizon=3, window=2, spread=CostSpread(0.3, 0.3, 0.3)),
+            ridge,
             some,
         ),
         "bernstein": (echo_state(3), loose, experts.bernstein_aggregation(), some),
@@ -165,6 +172,7 @@ def test_a_reproducible_run_is_the_same_bits_on_any_number_of_devices(command):
     "command",
     [
         'close("feedback", "float64", 1e-10)',
+        pytest.param('close("own", "float64", 1e-10)', marks=pytest.mark.slow),
         pytest.param('close("greedy", "float32", 1e-4)', marks=pytest.mark.slow),
         pytest.param('close("tuned", "float64", 1e-10)', marks=pytest.mark.slow),
     ],

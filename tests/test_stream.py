@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from memoa_jax import placement
+from memoa_jax.cost_spread import CostSpread
 from memoa_jax.encoders import echo_state, random_features
 from memoa_jax.experts import exponential_weights
 from memoa_jax.game import GameCost
 from memoa_jax.mixture import ridge_mixture, uniform_mixture
 from memoa_jax.participation import bernoulli
 from memoa_jax.placement import cut
-from memoa_jax.policies import centralized, decentralized, greedy
+from memoa_jax.policies import centralized, decentralized, greedy, heterogeneous
 from memoa_jax.recording import Record
 from memoa_jax.series import make_series
 from memoa_jax.simulate import simulate
@@ -50,12 +51,30 @@ CASES = {
         centralized(horizon=5, staleness=1, sync_every=2),
         ridge_mixture(),
     ),
+    "heterogeneous": (
+        2,
+        heterogeneous(horizon=3, window=2, spread=CostSpread(0.3, 0.3, 0.3)),
+        ridge_mixture(),
+    ),
+    "heterogeneous, costs alike": (1, heterogeneous(horizon=4, sync_every=2), ridge_mixture()),
+    "heterogeneous forecast": (
+        2,
+        heterogeneous(game="forecast", spread=CostSpread(0.3, 0.3, 0.3)),
+        uniform_mixture(),
+    ),
     "horizon 1": (1, decentralized(horizon=1), ridge_mixture()),
     "horizon 2": (1, decentralized(horizon=2), ridge_mixture()),
 }
 
 
-SLOW = ("greedy forecast", "offline", "horizon 1", "horizon 2")
+SLOW = (
+    "greedy forecast",
+    "offline",
+    "horizon 1",
+    "horizon 2",
+    "heterogeneous, costs alike",
+    "heterogeneous forecast",
+)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +179,8 @@ SCRIPT = textwrap.dedent(
     import sys
     import jax
     import numpy as np
-    from memoa_jax import GameCost, decentralized, greedy, random_features, ridge_mixture, simulate
+    from memoa_jax import CostSpread, GameCost, decentralized, greedy, heterogeneous
+    from memoa_jax import random_features, ridge_mixture, simulate
     from memoa_jax.series import brownian
     from memoa_jax.recording import Record
     from memoa_jax import placement
@@ -168,7 +188,8 @@ SCRIPT = textwrap.dedent(
     placement.AGENTS_PER_CALL = 256  # many calls
     assert jax.device_count() == 8
     policies = {"greedy": greedy(GameCost(effort=50.0), window=5),
-                "forecast": decentralized(game="forecast"), "feedback": decentralized(horizon=3)}
+                "forecast": decentralized(game="forecast"), "feedback": decentralized(horizon=3),
+                "own": heterogeneous(horizon=3, spread=CostSpread(0.3, 0.3, 0.3))}
     counts = [int(word) for word in sys.argv[1].split()]
     for name in sys.argv[2:]:
         policy, found = policies[name], {}
@@ -194,7 +215,7 @@ SCRIPT = textwrap.dedent(
     "words",
     [
         ("1 2", "greedy"),
-        pytest.param(("1 2 4 8", "greedy", "forecast", "feedback"), marks=pytest.mark.slow),
+        pytest.param(("1 2 4 8", "greedy", "forecast", "feedback", "own"), marks=pytest.mark.slow),
     ],
     ids=lambda words: words[0],
 )

@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 
 from memoa_jax import (
+    CostSpread,
     GameCost,
     decentralized,
     greedy,
+    heterogeneous,
     random_features,
     ridge_mixture,
     series,
@@ -23,6 +25,7 @@ POLICIES = {
     "offline": lambda cost: decentralized(cost, horizon=3, information="offline"),
     "feedback": lambda cost: decentralized(cost, horizon=4),
     "forecast": lambda cost: decentralized(cost, game="forecast"),
+    "own": lambda cost: heterogeneous(cost, horizon=3, spread=CostSpread(0.3, 0.3, 0.3)),
 }
 LIVED = series.part(series.logistic(12), scored_from=3)
 
