@@ -138,4 +138,4 @@ def test_uniforms_are_the_ciphers_bits():
 
 
 def test_no_two_streams_share_a_number():
-    assert len(set(Stream)) == len(Stream.__members__) == 10
+    assert len(set(Stream)) == len(Stream.__members__) == 11
