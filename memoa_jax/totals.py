@@ -259,7 +259,8 @@ def tallies_by_group(tally: Callable[[Array], Tally], group: Array, groups: int)
       group: [N], of which group each of them is.
       groups: K.
     """
-    return jax.vmap(lambda number: tally(group == number))(jnp.arange(groups))
+    # One after the other: a batched look-up of the worst agent has no sharding on some meshes.
+    return jax.lax.map(lambda number: tally(group == number), jnp.arange(groups))
 
 
 def joined_by_group(tallies: Sequence[Tally]) -> Tally:

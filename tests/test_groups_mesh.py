@@ -32,7 +32,7 @@ SCRIPT = textwrap.dedent(
 
 
     def run(name, count, **options):
-        mesh = Mesh(np.array(jax.devices()[:count]), ("agents",)) if count else None
+        mesh = Mesh(np.array(jax.devices()[:count]), ("agents",)) if count else None  # 0: no mesh is given
         found = simulate(
             brownian(8), ENCODER, POLICIES[name], uniform_mixture(), num_agents=sum(SIZES),
             key=jax.random.key(1), mesh=mesh, groups=SIZES, keep_costs=True, **options,
@@ -63,8 +63,8 @@ SCRIPT = textwrap.dedent(
 @pytest.mark.parametrize(
     "words",
     [
-        ("1 2", "greedy"),
-        pytest.param(("1 2 4", "greedy", "forecast", "feedback"), marks=pytest.mark.slow),
+        ("0 1 2", "greedy"),
+        pytest.param(("0 1 2 4", "greedy", "forecast", "feedback"), marks=pytest.mark.slow),
     ],
     ids=lambda words: words[0],
 )
