@@ -31,8 +31,8 @@ SCRIPT = textwrap.dedent(
     ENCODER = grouped([echo_state(2), random_features(1), echo_state(3, 0.5)])
 
 
-    def run(name, count, **options):
-        mesh = Mesh(np.array(jax.devices()[:count]), ("agents",)) if count else None  # 0: no mesh is given
+    def run(name, count, **options):  # 0: no mesh is given
+        mesh = Mesh(np.array(jax.devices()[:count]), ("agents",)) if count else None
         found = simulate(
             brownian(8), ENCODER, POLICIES[name], uniform_mixture(), num_agents=sum(SIZES),
             key=jax.random.key(1), mesh=mesh, groups=SIZES, keep_costs=True, **options,
