@@ -292,6 +292,7 @@ def _observation(sizes: Sizes, population: Population) -> Observation:
         features=Shaped(_cube(sizes), dtype),
         population=population,
         voters=population,
+        agents=Agents(index=Shaped((sizes.agents,), jnp.uint32), key=Shaped((2,), jnp.uint32)),
     )
 
 
@@ -313,6 +314,7 @@ def _seen(sizes: Sizes) -> Observation:
         features=features,
         population=everyone,
         voters=everyone,
+        agents=Agents(index=jnp.arange(count, dtype=jnp.uint32), key=jnp.zeros(2, jnp.uint32)),
     )
 
 

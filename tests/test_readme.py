@@ -354,7 +354,7 @@ def test_there_are_two_set_up_commands():
 
 def test_named_files_and_configs_exist():
     for name in set(re.findall(r"`([\w/.]+\.(?:py|md|toml))`", README)):
-        places = [ROOT, ROOT / "memoa_jax", ROOT / "runs"]
+        places = [ROOT, ROOT / "memoa_jax", ROOT / "configs" / "plugins"]
         made_by_a_run = name in ("config.toml", "table.md", "best.toml", "final.toml")
         assert made_by_a_run or any((place / name).exists() for place in places), name
     sentence = README[README.index("`configs/` holds") :].split("The two last")[0]

@@ -90,7 +90,11 @@ def test_every_number_is_that_of_a_run_of_its_own(finished, tmp_path):
     }
     assert len(table) == 16
     for cell in load("study.toml").cells():
-        found = run.run(cell.config, tmp_path, say=lambda _: None)
+        # A run of its own keeps a sample of its agents besides: another program, in which a last
+        # digit may be rounded otherwise.
+        bare = cell.config.run.model_copy(update={"sample": 0})
+        config = cell.config.model_copy(update={"run": bare})
+        found = run.run(config, tmp_path, say=lambda _: None)
         for policy, alone in found["policies"].items():
             row = table[(cell.series, cell.encoder, policy, cell.config.seed)]
             for key, value in alone.items():
