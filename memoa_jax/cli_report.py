@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from memoa_jax.console import FAILED, OK, WRONG, fail, prepare, tell
+from memoa_jax.console import FAILED, OK, WRONG, fail, prepare, tell, warn
 from memoa_jax.figure_style import FigureError, require
 from memoa_jax.files import LockedError, only_writer
 from memoa_jax.report_folder import PAGE, ReportError
@@ -50,7 +50,7 @@ def after_run(folder: Path, *, plot: bool) -> None:
     """Draw the report of a run that has just ended; or say that the one there is of another."""
     if not plot:
         if (folder / PAGE).exists():
-            tell(f"{folder / PAGE} is of an earlier run: memoa report {folder} draws it again")
+            warn(f"{folder / PAGE} is of an earlier run: memoa report {folder} draws it again")
         return
     from memoa_jax.report_write import write_report
 

@@ -422,7 +422,7 @@ def test_a_run_with_plot_leaves_its_report(tiny, capsys):
     assert "report in out/report.html" in capsys.readouterr().err
     assert len(opened(Path("out/report.html"))[1]) == 5
     before = Path("out/trajectories.npz").read_bytes()
-    assert main([*words, "--log-level", "info"]) == 0
+    assert main(words) == 0
     earlier = "out/report.html is of an earlier run: memoa report out draws it again"
     assert earlier in told(capsys)
     assert Path("out/trajectories.npz").read_bytes() == before
