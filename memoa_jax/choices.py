@@ -29,3 +29,6 @@ Constraint = Literal["positive", "non_negative", "unit_interval", "free"]
 """What a tuned number is kept to."""
 Containment = Literal["report", "exclude", "clip"]
 """What is done with agents that run away; in every case they are told and counted."""
+Difference = Literal["moments", "noise", "encoders", "delays", "costs", "everything"]
+DIFFERENCES: tuple[Difference, ...] = get_args(Difference)
+"""In what the agents of a robustness study may differ."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from memoa_jax._version import __version__
+from memoa_jax.cli_robustness import add_options, robustness
 from memoa_jax.console import FAILED, OK, WRONG, fail, load_config, prepare, shown, tell
 from memoa_jax.speaking import LEVELS, discard, speaking
 from memoa_jax.stopping import Stop
@@ -83,6 +84,13 @@ def _parser() -> argparse.ArgumentParser:
         help=f"run one part; may be repeated. Parts: {', '.join(VERIFY_PARTS)}",
     )
     verify.set_defaults(command=_verify)
+
+    robust = commands.add_parser(
+        "robustness", help="measure what agents that differ lose where they plan as if alike"
+    )
+    _add_results(robust, "runs/robustness")
+    add_options(robust)
+    robust.set_defaults(command=robustness)
 
     report = commands.add_parser(
         "report", help="draw a folder of results as one HTML page and PNGs"

@@ -26,6 +26,7 @@ KINDS = {
 _ARRAYS = {"run": "trajectories.npz", "sweep": "table.npz"}
 _TEXTS = {"tune": "history.csv"}
 VERIFICATION, SCALING = "verification.json", "scaling.json"
+ROBUSTNESS = "robustness.json"
 PAGE = "report.html"
 _WRONG = (KeyError, IndexError, TypeError, ValueError, AttributeError)
 _DAMAGES = (*_WRONG, OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
@@ -40,9 +41,10 @@ class ReportError(Exception):
 class Folder:
     """A folder's results, as plain data.
 
-    `kind` is one of `KINDS`, or "verify" for a folder that holds a verification alone; then
-    `summary` and `manifest` are empty. `arrays` are those of a run or the table of a sweep,
-    `history` the descents of a tuning. `unfinished` says whether a run can be gone on with.
+    `kind` is one of `KINDS`, or "verify" for a folder that holds a verification alone, or
+    "robustness"; `manifest` is then empty, and `summary` the study's report, if there is one.
+    `arrays` are those of a run or the table of a sweep, `history` the descents of a tuning.
+    `unfinished` says whether a run can be gone on with.
     """
 
     path: Path
@@ -61,7 +63,7 @@ def read(path: Path, verification: Path | None = None, scaling: Path | None = No
     """Read a folder of results.
 
     Args:
-      path: written by `memoa run`, `sweep`, `tune` or `verify`.
+      path: written by `memoa run`, `sweep`, `tune`, `robustness` or `verify`.
       verification: a file of `memoa verify`, or its folder; None: what is in the folder.
       scaling: a file of `benchmarks/scaling.py`, likewise.
 
@@ -75,6 +77,9 @@ def read(path: Path, verification: Path | None = None, scaling: Path | None = No
     verified = _beside(verification, path, VERIFICATION, "statements", "memoa verify")
     scaled = _beside(scaling, path, SCALING, "rows", "benchmarks/scaling.py")
     if not (path / "summary.json").exists():
+        if (path / ROBUSTNESS).is_file():
+            study = _object(path / ROBUSTNESS, "cells")
+            return Folder(path, "robustness", study, verification=verified, scaling=scaled)
         if verified is not None and verification is None:
             return Folder(path, "verify", verification=verified, scaling=scaled)
         rest = f"; memoa run --resume {path} goes on with it" if unfinished else ""

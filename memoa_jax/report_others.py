@@ -14,6 +14,7 @@ from memoa_jax.config_sweep import Axis
 from memoa_jax.figure_style import Picture, legend, look, picture, plain, styled
 from memoa_jax.report_dots import beside, dots, listed
 from memoa_jax.report_folder import Folder
+from memoa_jax.robustness_figure import figure_of
 from memoa_jax.sweep_figures import draw_axis
 from memoa_jax.tune_report import draw_descent, draw_numbers
 
@@ -205,3 +206,23 @@ def _descents(folder: Folder) -> Iterator[Picture]:
 def _column(history: list[dict[str, str]], name: str) -> list[float]:
     values = (float(one[name]) for one in history)
     return [value if math.isfinite(value) else math.nan for value in values]
+
+
+def robustness(folder: Folder) -> Iterator[Picture]:
+    """Draw a study of agents that differ.
+
+    Raises:
+      FigureError: if matplotlib is not installed, or no kind of difference is whole.
+    """
+    report = folder.summary
+    kinds = list(dict.fromkeys(cell["kind"] for cell in report["cells"]))
+    yield Picture(
+        name="robustness",
+        title="Costs and errors as agents differ more",
+        alt="Mean and worst agent's cost over that of the Nash equilibrium, and their RMSE online, "
+        f"against the level of difference in {listed(kinds)}; the numbers are in the tables.",
+        caption="Lines are means over seeds; in the upper half bands reach from the least to the "
+        "largest seed. Below the dashed line is cheaper than the Nash equilibrium; the dotted line "
+        "is persistence.",
+        png=figure_of(report),
+    )

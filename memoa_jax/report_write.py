@@ -7,12 +7,27 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from memoa_jax import report, report_run, study_report, sweep_report, tune_report
+from memoa_jax import (
+    report,
+    report_run,
+    robustness_table,
+    study_report,
+    sweep_report,
+    tune_report,
+)
 from memoa_jax.figure_style import require
 from memoa_jax.files import remove, replace
 from memoa_jax.report_beside import scaling, verification
-from memoa_jax.report_folder import PAGE, SCALING, VERIFICATION, Folder, read, understood
-from memoa_jax.report_others import study, sweep, tuning
+from memoa_jax.report_folder import (
+    PAGE,
+    ROBUSTNESS,
+    SCALING,
+    VERIFICATION,
+    Folder,
+    read,
+    understood,
+)
+from memoa_jax.report_others import robustness, study, sweep, tuning
 from memoa_jax.report_page import Section, file_name, page
 from memoa_jax.verify import table as verified
 
@@ -21,18 +36,26 @@ _READERS: dict[str, Any] = {
     "study": study_report,
     "sweep": sweep_report,
     "tune": tune_report,
+    "robustness": robustness_table,
 }
-_PICTURES = {"run": report_run.pictures, "study": study, "sweep": sweep, "tune": tuning}
+_PICTURES = {
+    "run": report_run.pictures,
+    "study": study,
+    "sweep": sweep,
+    "tune": tuning,
+    "robustness": robustness,
+}
 _WORDS = {
     "run": "one run: its policies on the same series, features and draws",
     "study": "a study: several series, encoders or seeds",
     "sweep": "a sweep: a config at many points, ranked",
     "tune": "a tuning: numbers descended on, judged on held-out rows",
+    "robustness": "what agents that differ lose where they plan as if they were alike",
     "verify": "a verification of the theory",
 }
 _OURS = re.compile(
     r"report-(comparison|(prediction|costs)(-\d+)?(-part-\d+)?|errors|mean-field|study-\d+"
-    r"|sweep-(best|axis-\d+)|tune-(held-out|descent|numbers)|verify-[a-z-]+|scaling-(time|memory))"
+    r"|robustness|sweep-(best|axis-\d+)|tune-(held-out|descent|numbers)|verify-[a-z-]+|scaling-(time|memory))"
     r"\.png"
 )
 """The names of figures: those of an earlier report in the folder go."""
@@ -59,7 +82,8 @@ def write_report(
     """
     require()
     folder = read(path, verified_in, scaled_in)
-    with understood(path / "summary.json", "memoa"):
+    named = ROBUSTNESS if folder.kind == "robustness" else "summary.json"
+    with understood(path / named, "memoa"):
         sections = list(_own(folder))
         title, subtitle, warnings = _heading(folder)
     for name, given, writer, make in (
@@ -92,6 +116,11 @@ def _heading(folder: Folder) -> tuple[str, str, list[str]]:
         if found["interrupted"]:
             alarms.append(f"INTERRUPTED: not run: {', '.join(found['not_run'])}.")
         return "memoa verify", _WORDS["verify"], alarms
+    if folder.kind == "robustness":
+        sizes = f"{summary['agents']} agents in games, {summary['crowd']} online"
+        line = f"{_WORDS['robustness']}; {sizes}, {len(summary['seeds'])} seeds"
+        cut = [f"INTERRUPTED: not run: {', '.join(summary['not_run'])}."]
+        return "memoa robustness", line, cut if summary["interrupted"] else []
     seeds = summary.get("seeds", [summary.get("seed")])
     facts = [f"{summary['agents']:,} agents"]
     if folder.kind == "run":
@@ -176,7 +205,7 @@ def _speed(folder: Folder) -> Section:
 
 def _papers(folder: Folder) -> Iterator[Section]:
     """Yield what is needed to run it again: the config, and the manifest."""
-    if folder.kind == "verify":
+    if folder.kind in ("verify", "robustness"):
         return
     yield Section("Config", ["Resolved: every key, given or default."], folder.config)
     facts = {k: v for k, v in folder.manifest.items() if k not in ("sha256", "inputs")}
