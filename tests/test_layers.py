@@ -61,6 +61,8 @@ ORDER = [
     "forecast",
     "group_games",
     "hindsight",
+    "own_moments",
+    "heterogeneous_game",
     "heterogeneity",
     "policies",
     "totals",
