@@ -8,8 +8,10 @@ the path that it expects and the one that it then makes are two. Agents are the 
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -22,7 +24,7 @@ from memoa_jax.linalg import (
     solve_stacked,
     stacked_product,
 )
-from memoa_jax.regression import NormalEquations
+from memoa_jax.regression import NormalEquations, in_cache
 from memoa_jax.responses import Answers, discounts_of
 from memoa_jax.types import Array, Dimensions, Scalar, record
 
@@ -90,14 +92,6 @@ class OwnMoments:
         )
         return OwnMoments(weight, self.mean + moved, spread)
 
-    def priced(self, price: Array) -> Rows:
-        """Return sum_ab price_ab spread_ab of every agent, for symmetric prices [d, d, N]."""
-        pairs = list(zip(_pairs(price.shape[0]), self.spread, strict=True))
-        return tuple(
-            _total([price[a, b][None] * rows[k] for (a, b), rows in pairs])
-            for k in range(self.mean.shape[1])
-        )
-
 
 def _pairs(outputs: int) -> list[tuple[int, int]]:
     """Return the pairs of outputs b <= a, in the order in which they are kept."""
@@ -108,6 +102,15 @@ def _products(left: Array, right: Array, a: int, b: int, k: int) -> Array:
     """Return row k of left_a'right_b, [k + 1, N]; for a != b with the transpose added."""
     row = left[a, k][None] * right[b, : k + 1]
     return row if a == b else row + left[b, k][None] * right[a, : k + 1]
+
+
+def priced_spread(spread: tuple[Rows, ...], price: Array) -> Rows:
+    """Return sum_ab price_ab spread_ab of every agent, for symmetric prices [d, d, N]."""
+    pairs = list(zip(_pairs(price.shape[0]), spread, strict=True))
+    return tuple(
+        _total([price[a, b][None] * rows[k] for (a, b), rows in pairs])
+        for k in range(len(spread[0]))
+    )
 
 
 def _total(terms: list[Array]) -> Array:
@@ -143,26 +146,50 @@ def average_answers(cost: GameCost, known: OwnMoments, horizon: int) -> tuple[An
 
     Source: own derivation, tested in tests/test_heterogeneous_moments.py.
     """
-    d, _, agents = known.mean.shape
-    dtype = known.mean.dtype
-    eye = jnp.broadcast_to(jnp.eye(d, dtype=dtype)[..., None], (d, d, agents))
-    weight = jnp.reshape(cost.tracking + cost.consensus, (1, 1, -1)) * eye
-    delta = discounts_of(cost, horizon)
+    weight = jnp.broadcast_to(cost.tracking + cost.consensus, known.weight.shape)
+    effort = jnp.broadcast_to(cost.effort, known.weight.shape)
+    operands = (known.mean, known.spread, weight, effort)
+    found: tuple[Answers, Array] = _answered(discounts_of(cost, horizon), *operands)
+    return found
+
+
+def _answered_at_once(
+    delta: Array, mean: Array, spread: tuple[Rows, ...], weight: Array, effort: Array
+) -> tuple[Answers, Array]:
+    """Return what `average_answers` does, for the discounts [T] and every agent's own numbers."""
+    d, _, agents = mean.shape
+    eye = jnp.broadcast_to(jnp.eye(d, dtype=mean.dtype)[..., None], (d, d, agents))
 
     def back(P: Array, t: Array) -> tuple[Array, tuple[Answers, Array]]:
-        P = P + delta[t] * weight
-        spread, effort = known.priced(P), delta[t] * cost.effort
-        columns = [NormalEquations(spread, known.mean[a]).solve(effort) for a in range(d)]
+        P = P + delta[t] * weight[None, None] * eye
+        equations = priced_spread(spread, P)
+        columns = [NormalEquations(equations, mean[a]).solve(delta[t] * effort) for a in range(d)]
         first = jnp.stack(columns, axis=1)
-        free = stacked_product(known.mean, first)
+        free = stacked_product(mean, first)
         keep = solve_stacked(eye + stacked_product(free, P), eye)
         reach, before = stacked_product(keep, free), stacked_product(P, keep)
         if d > 1:  # symmetric but for rounding
             reach, before = (0.5 * (x + jnp.swapaxes(x, 0, 1)) for x in (reach, before))
         return before, (Answers(keep, reach, P), first)
 
-    steps, nothing = jnp.arange(horizon), jnp.zeros_like(eye)
+    steps, nothing = jnp.arange(delta.shape[0]), jnp.zeros_like(eye)
     found: tuple[Answers, Array] = lax.scan(back, nothing, steps, reverse=True)[1]
+    return found
+
+
+@jax.custom_jvp
+def _answered(delta: Array, *operands: Any) -> tuple[Answers, Array]:
+    """Return `_answered_at_once`, on CPU for some thousand agents after the other."""
+    at_once = functools.partial(_answered_at_once, delta)
+    found: tuple[Answers, Array] = lax.platform_dependent(
+        *operands, cpu=functools.partial(in_cache, at_once), default=at_once
+    )
+    return found
+
+
+@_answered.defjvp
+def _answered_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+    found: tuple[Any, Any] = jax.jvp(_answered_at_once, primals, tangents)
     return found
 
 
@@ -183,17 +210,21 @@ def lived(
     Returns:
       Where the agents end, [d, N], and their last controls, [p, N].
     """
+    last = order.shape[0] - 1
 
-    def ahead(now: tuple[Array, Array], t: Array) -> tuple[tuple[Array, Array], None]:
-        states, _ = now
-        missing = stacked_product(found.price[t], states[:, None]) + wanted[t][:, None]
-        missing = stacked_product(jnp.swapaxes(found.keep[t], 0, 1), missing)
-        control = computed_once(-stacked_product(first[t], missing)[:, 0])
-        return (states + applied(features[order[t]], control), control), None
+    def lacking(states: Array, t: Array | int) -> Array:
+        """Return keep'(P Y + s), [d, 1, N]."""
+        lack = stacked_product(found.price[t], states[:, None]) + wanted[t][:, None]
+        return stacked_product(jnp.swapaxes(found.keep[t], 0, 1), lack)
 
-    _, _, p, agents = features.shape
-    start = (jnp.zeros_like(wanted[0]), jnp.zeros((p, agents), wanted.dtype))
-    return lax.scan(ahead, start, jnp.arange(order.shape[0]))[0]
+    def ahead(states: Array, t: Array) -> tuple[Array, None]:
+        # Agents' controls need not be written down before the last.
+        moves = stacked_product(features[order[t]], first[t])
+        return states - stacked_product(moves, lacking(states, t))[:, 0], None
+
+    states = lax.scan(ahead, jnp.zeros_like(wanted[0]), jnp.arange(last))[0]
+    control = computed_once(-stacked_product(first[last], lacking(states, last))[:, 0])
+    return states + applied(features[order[last]], control), control
 
 
 def definite_on_average(found: Answers, cost: GameCost, known: OwnMoments) -> Array:
@@ -208,7 +239,7 @@ def definite_on_average(found: Answers, cost: GameCost, known: OwnMoments) -> Ar
         priced = [_total([P[a, b][None] * mean[b] for b in range(d)]) for a in range(d)]
         rows = [
             row + _total([priced[a][k][None] * mean[a, : k + 1] for a in range(d)])
-            for k, row in enumerate(known.priced(P))
+            for k, row in enumerate(priced_spread(known.spread, P))
         ]
         if p > UNROLLED_FEATURES:  # the library's answer is NaN where it is not definite
             solved = NormalEquations(tuple(rows), mean[0]).solve(effort)

@@ -17,7 +17,7 @@ from memoa_jax.game import FeatureMoments, GameCost
 from memoa_jax.heterogeneity import heterogeneous
 from memoa_jax.mixture import ridge_mixture
 from memoa_jax.nash_dense import solve_heterogeneous
-from memoa_jax.own_moments import OwnMoments
+from memoa_jax.own_moments import OwnMoments, priced_spread
 from memoa_jax.participation import given_participation, markov
 from memoa_jax.recording import Record
 from memoa_jax.run import policies
@@ -244,7 +244,7 @@ def test_what_an_agent_knows_are_weighted_averages_of_the_steps_it_was_there():
     price = np.einsum("abn,cbn->acn", root, root)
     spread = second - np.einsum("iak,ibl->iabkl", mean, mean)
     expected = np.einsum("abn,nabkl->nkl", price, spread)
-    for k, row in enumerate(known.priced(jnp.asarray(price))):
+    for k, row in enumerate(priced_spread(known.spread, jnp.asarray(price))):
         np.testing.assert_allclose(np.transpose(row), expected[:, k, : k + 1], atol=1e-11)
 
 
