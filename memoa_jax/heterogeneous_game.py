@@ -20,7 +20,7 @@ from memoa_jax.cost_spread import CostSpread, differing, most_agents, own_costs
 from memoa_jax.game import GameCost
 from memoa_jax.groups import by_agent
 from memoa_jax.linalg import applied, stacked_product
-from memoa_jax.memory import Window
+from memoa_jax.memory import Seen, Window
 from memoa_jax.own_moments import OwnMoments, average_answers, definite_on_average, lived
 from memoa_jax.responses import (
     Answers,
@@ -51,28 +51,6 @@ from memoa_jax.window_ridge import Greedy, greedy_control
 
 Features = Literal["realised", "moments"]
 """What agents go by in a game: their features of its very steps, or averages over their past."""
-
-
-@record
-class Seen:
-    """The last T + 1 targets, a ring over time, and whether each was observed."""
-
-    targets: Array
-    known: Array
-
-    @classmethod
-    def nothing(cls, horizon: int, outputs: int, dtype: Any) -> Seen:
-        """Return a ring in which nothing was seen."""
-        return cls(jnp.zeros((horizon + 1, outputs), dtype), jnp.zeros((horizon + 1,), bool))
-
-    def see(self, sight: Sight) -> Seen:
-        """Enter y_t."""
-        slot = sight.step % self.known.shape[0]
-        return Seen(self.targets.at[slot].set(sight.target), self.known.at[slot].set(sight.known))
-
-    def order(self, step: Array) -> Array:
-        """Return where the steps t-T .. t stand in rings of this length, [T + 1], oldest first."""
-        return (step + 1 + jnp.arange(self.known.shape[0])) % self.known.shape[0]
 
 
 @record
@@ -130,11 +108,12 @@ class HeterogeneousGame:
         latest, seen = state.window.pending_features, state.seen.see(observation.sight)
         base = observation.prediction
         cost = own_costs(self.cost, self.spread, observation, self.groups)
+        own = remembered(self, state.own, latest, observation)
 
         def play() -> Action:
-            if isinstance(state.own, OwnMoments):
-                return live_on_average(self, cost, seen, state.own, window, observation)
-            return replay(self, cost, seen, state.own, latest, observation)
+            if isinstance(own, OwnMoments):
+                return live_on_average(self, cost, seen, own, window, observation)
+            return replay(self, cost, seen, own, latest, observation)
 
         def alone() -> Action:
             effort, everyone = self.greedy_effort, observation.population
@@ -145,7 +124,7 @@ class HeterogeneousGame:
             return Action(base=base, control=control, status=jnp.int32(Status.OK))
 
         action = lax.cond(is_played(self, seen, step), play, alone)
-        own = learnt(self, state.own, observation)
+        own = noted(self, own, observation)
         window = window.begin(observation.features, action.base)
         return HeterogeneousState(window, seen, own), action
 
@@ -160,17 +139,29 @@ def nothing_known(
     return jnp.zeros((policy.horizon + 1, d, d, num_agents), dtype)
 
 
-def learnt(
+def remembered(
+    policy: HeterogeneousGame, own: Array | OwnMoments, latest: Array, observation: Observation
+) -> Array | OwnMoments:
+    """Enter step t-1, of features `latest` [d, p, N], into averages before they are gone by.
+
+    Entered at its end, the step would make XLA copy what the game reads at every step.
+    """
+    if not isinstance(own, OwnMoments):
+        return own
+    assert policy.memory is not None
+    began = (observation.step > 0).astype(latest.dtype)
+    there = observation.voters.only_present(jnp.broadcast_to(began, own.weight.shape))
+    return own.see(latest, there, policy.memory)
+
+
+def noted(
     policy: HeterogeneousGame, own: Array | OwnMoments, observation: Observation
 ) -> Array | OwnMoments:
-    """Return what agents know of their own features once step t is over."""
-    features = observation.features
+    """Enter the Grams of step t, where agents go by those."""
     if isinstance(own, OwnMoments):
-        assert policy.memory is not None
-        there = observation.population.only_present(jnp.ones_like(own.weight))
-        return own.see(features, there, policy.memory)
+        return own
     # The slot of a step that no game needs any more.
-    return own.at[observation.step % (policy.horizon + 1)].set(gram(features))
+    return own.at[observation.step % (policy.horizon + 1)].set(gram(observation.features))
 
 
 def is_played(policy: HeterogeneousGame, seen: Seen, step: Array) -> Array:
@@ -338,10 +329,14 @@ def _indefinite(cost: GameCost, good: Callable[[], Array], population: Populatio
 
 @record
 class PathState:
-    """What the survey's blocks remember: what was seen, and what is known of their features."""
+    """What the survey's blocks remember: what was seen, and what is known of their features.
+
+    `pending` [d, p, N] are the features of the last step, where they wait to be averaged.
+    """
 
     seen: Seen
     own: Array | OwnMoments
+    pending: Array | None
 
 
 @record
@@ -352,30 +347,34 @@ class PathSurvey:
 
     def init(self, dimensions: Dimensions, num_agents: int, dtype: Any) -> PathState:
         """Return empty memories."""
+        d, p = dimensions.outputs, dimensions.features
         return PathState(
-            Seen.nothing(self.policy.horizon, dimensions.outputs, dtype),
+            Seen.nothing(self.policy.horizon, d, dtype),
             nothing_known(self.policy, dimensions, num_agents, dtype),
+            None if self.policy.memory is None else jnp.zeros((d, p, num_agents), dtype),
         )
 
     def look(self, state: PathState, observation: Observation) -> tuple[PathState, list[Array]]:
         """Return the block's share of the mean kernels."""
         policy, step = self.policy, observation.step
         d, _, _ = observation.features.shape
-        seen = state.seen.see(observation.sight)
+        seen, own, pending = state.seen.see(observation.sight), state.own, state.pending
+        if pending is not None:
+            own, pending = remembered(policy, own, pending, observation), observation.features
 
         def ask() -> list[Array]:
             cost = own_costs(policy.cost, policy.spread, observation, policy.groups)
-            if isinstance(state.own, OwnMoments):
-                found, _ = average_answers(cost, state.own, policy.horizon)
+            if isinstance(own, OwnMoments):
+                found, _ = average_answers(cost, own, policy.horizon)
             else:
-                found = answers(cost, state.own, seen.order(step)[:-1])
+                found = answers(cost, own, seen.order(step)[:-1])
             return _averages(policy, found, cost, observation.population)
 
         several = differing(policy.cost, policy.spread, "tracking", "consensus")
         shape = (policy.horizon, d, policy.horizon, d)
         nothing = [jnp.zeros(shape, observation.features.dtype)] * (1 + several)
         averages = lax.cond(is_played(policy, seen, step), ask, lambda: nothing)
-        return PathState(seen, learnt(policy, state.own, observation)), averages
+        return PathState(seen, noted(policy, own, observation), pending), averages
 
     def begin(self, dimensions: Dimensions, dtype: Any) -> Seen:
         """Return a ring in which nothing was seen."""

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import write
+from helpers import summary_of, write
 
 from memoa_jax import build
-from memoa_jax.config_faults import ConfigError
+from memoa_jax.cli import main
 from memoa_jax.config_file import load
 from memoa_jax.config_tune import values
 from memoa_jax.cost_spread import CostSpread
@@ -275,7 +275,7 @@ def score(parameters):
     policy = heterogeneous(
         cost, 2, 1, 2, spread=spread, features="moments", memory=parameters["memory"]
     )
-    return jnp.sum(run(policy, 8).server ** 2)
+    return jnp.sum(run(policy, 8, encoder=echo_state(2)).server ** 2)
 
 
 BASE = {"effort": 0.4, "consensus": 0.8, "spread": 0.5, "memory": 0.8}
@@ -315,7 +315,7 @@ def test_float32_agrees_with_float64_where_features_hardly_vary():
     targets = np.cumsum(0.1 * rng.normal(size=40))
     targets[20:22] *= 100.0
     series = make_series(targets[:, None], targets[:, None], "burst")
-    Z = 3 + rng.normal(size=(1, 64, 1, 8)) + 1e-3 * rng.normal(size=(40, 64, 1, 8))
+    Z = 3 + rng.normal(size=(1, 64, 1, 4)) + 1e-3 * rng.normal(size=(40, 64, 1, 4))
     policy = heterogeneous(GameCost(effort=1e-3), window=1, features="moments")
     costs = [lived(series, Z, policy, dtype=kind).agent_costs for kind in ("float32", "float64")]
     assert np.max(np.abs(costs[0] - costs[1]) / costs[1]) < 1e-4
@@ -365,24 +365,32 @@ def test_a_table_is_the_library_s_policy_and_its_twin_knows_as_much():
 
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(
-    ("change", "fault"),
+    ("keys", "fault"),
     [
-        ("policy.0.memory=0.0", "policy.0.memory = 0.0: allowed is a number > 0 and <= 1"),
-        ("policy.0.memory=1.5", "policy.0.memory = 1.5: allowed is a number > 0 and <= 1"),
+        ("memory = 0.0", "memory = 0.0: allowed is a number > 0 and <= 1"),
+        ("memory = 1.5", "memory = 1.5: allowed is a number > 0 and <= 1"),
+        ('memory = "long"', 'memory = "long": allowed is a number > 0 and <= 1'),
+        ('features = "moment"', 'features = "moment": allowed is realised, moments; did you mean'),
         (
-            "policy.0.features='averages'",
-            "policy.0.features = \"averages\": allowed is 'realised' or 'moments'",
-        ),
-        (
-            "policy.0.game='forecast'",
-            'policy.0.features = "moments": allowed is "realised" with game = "forecast"',
+            'features = "moments"\ngame = "forecast"',
+            'features = "moments": allowed is "realised" with game = "forecast"',
         ),
     ],
 )
-def test_a_wrong_value_is_one_line(change, fault):
-    with pytest.raises(ConfigError) as error:
-        load(write(CONFIG), [change])
-    assert str(error.value) == fault
+def test_a_wrong_value_is_one_line(keys, fault, capsys):
+    plain = CONFIG.replace('features = "moments"\nmemory = 0.9\n', "")
+    assert main(["run", str(write(plain + keys + "\n"))]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"policy.0.{fault}" in line
+
+
+@pytest.mark.usefixtures("here")
+def test_a_run_of_the_command_line(capsys):
+    assert main(["run", str(write(CONFIG)), "--out", "out"]) == 0
+    found = summary_of("out")["policies"]
+    assert list(found) == ["heterogeneous", "uncoupled"]
+    assert all(0 < one["worst_agent_rmse"] < 10 for one in found.values())
+    capsys.readouterr()
 
 
 def test_wrong_arguments_are_refused():
