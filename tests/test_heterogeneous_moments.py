@@ -178,7 +178,9 @@ def met(policy, series, Z, step):
     return path
 
 
-@pytest.mark.parametrize(("d", "memory"), [(1, 0.8), (2, 0.95), (3, 1.0)])
+@pytest.mark.parametrize(
+    ("d", "memory"), [(1, 0.8), (2, 0.95), pytest.param(3, 1.0, marks=pytest.mark.slow)]
+)
 def test_one_game_is_that_of_the_solver_for_the_same_moments(d, memory):
     rng = np.random.default_rng(d)
     T, p, agents, step = 3, 4, 5, 9
@@ -248,7 +250,7 @@ def test_what_an_agent_knows_are_weighted_averages_of_the_steps_it_was_there():
         np.testing.assert_allclose(np.transpose(row), expected[:, k, : k + 1], atol=1e-11)
 
 
-@pytest.mark.parametrize("d", [1, 2])
+@pytest.mark.parametrize("d", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_features_that_never_change_are_known_on_average_as_well(d):
     rng = np.random.default_rng(d)
     Z = np.repeat(rng.normal(size=(1, 5, d, 4)), 20, axis=0)
@@ -291,6 +293,7 @@ def test_gradients_of_a_run_are_central_differences():
     assert value._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_memories_map_over_runs():
     memories = jnp.array([0.5, 0.9, 1.0])
     one = jax.jit(lambda memory: score({**BASE, "memory": memory}))
@@ -343,6 +346,9 @@ agents = 6
 [series]
 kind = "logistic"
 steps = 12
+[encoder]
+kind = "random_features"
+features = 2
 [[policy]]
 kind = "heterogeneous"
 horizon = 2

@@ -58,8 +58,13 @@ CASES = {
     ),
     "heterogeneous, costs alike": (1, heterogeneous(horizon=4, sync_every=2), ridge_mixture()),
     "heterogeneous moments": (
+        1,
+        heterogeneous(horizon=2, features="moments", memory=0.9),
+        ridge_mixture(),
+    ),
+    "heterogeneous moments, costs differ": (
         2,
-        heterogeneous(horizon=3, spread=CostSpread(0.3, 0.3, 0.3), features="moments", memory=0.9),
+        heterogeneous(horizon=3, spread=CostSpread(0.3, 0.3, 0.3), features="moments"),
         ridge_mixture(),
     ),
     "heterogeneous forecast": (
@@ -78,6 +83,7 @@ SLOW = (
     "horizon 1",
     "horizon 2",
     "heterogeneous, costs alike",
+    "heterogeneous moments, costs differ",
     "heterogeneous forecast",
 )
 
