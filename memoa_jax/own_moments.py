@@ -57,11 +57,12 @@ class OwnMoments:
     def nothing(cls, dimensions: Dimensions, num_agents: int, dtype: Any) -> OwnMoments:
         """Return the averages of no step."""
         d, p = dimensions.outputs, dimensions.features
-        rows = tuple(jnp.zeros((k + 1, num_agents), dtype) for k in range(p))
         return cls(
             weight=jnp.zeros((num_agents,), dtype),
             mean=jnp.zeros((d, p, num_agents), dtype),
-            spread=(rows,) * (d * (d + 1) // 2),
+            spread=tuple(
+                tuple(jnp.zeros((k + 1, num_agents), dtype) for k in range(p)) for _ in _pairs(d)
+            ),
         )
 
     def see(self, features: Array, present: Array, memory: Scalar) -> OwnMoments:
