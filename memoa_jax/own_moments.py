@@ -77,10 +77,10 @@ class OwnMoments:
 
         Example:
           >>> one = OwnMoments.nothing(Dimensions(1, 1, 1, 1), 1, jnp.float32)
-          >>> for z in (1.0, 4.0):
-          ...     one = one.see(jnp.full((1, 1, 1), z), jnp.ones(1), 0.5)
+          >>> for z in (1.0, 3.0):
+          ...     one = one.see(jnp.full((1, 1, 1), z), jnp.ones(1), 1.0)
           >>> one.mean.item(), one.spread[0][0].item()
-          (3.0, 2.0)
+          (2.0, 1.0)
         """
         weight = jnp.asarray(memory, features.dtype) * self.weight + present
         share = present / jnp.where(present > 0, weight, 1.0)
