@@ -99,6 +99,9 @@ def _between_keys(raw: dict[str, Any]) -> Iterator[tuple[Keys, str]]:
         if offline and type(late) is int and late > 0:
             fault = f'{_dotted(keys)}.staleness = {late}: allowed is 0 with information = "offline"'
             yield (*keys, "staleness"), fault
+        if policy.get("features") == "moments" and policy.get("game") == "forecast":
+            allowed = 'allowed is "realised" with game = "forecast"'
+            yield (*keys, "features"), f'{_dotted(keys)}.features = "moments": {allowed}'
     late = raw.get("participation")
     first, last = (late.get(key) if isinstance(late, dict) else None for key in ("first", "last"))
     if type(first) is int and type(last) is int and 0 <= last < first:

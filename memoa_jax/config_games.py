@@ -138,6 +138,8 @@ class Heterogeneous(Table):
     ridge: Positive = 0.1
     discount: Share = 0.999
     groups: Apart | None = None
+    features: Literal["realised", "moments"] = "realised"
+    memory: Share = 0.99
 
     @model_validator(mode="before")
     @classmethod

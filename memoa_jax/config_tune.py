@@ -28,6 +28,7 @@ TUNABLE: Mapping[str, Constraint] = {
     "policy.greedy_effort": "positive",
     "policy.ridge": "positive",
     "policy.discount": "unit_interval",
+    "policy.memory": "unit_interval",
     **{f"policy.{name}": "free" for name in Affine.GAINS},
     "encoder.noise": "non_negative",
     "encoder.views.offset": "non_negative",

@@ -153,3 +153,25 @@ class History:
             last=sight.target,
             last_known=sight.known,
         )
+
+
+@record
+class Seen:
+    """The last T + 1 targets, a ring over time, and whether each was observed."""
+
+    targets: Array
+    known: Array
+
+    @classmethod
+    def nothing(cls, horizon: int, outputs: int, dtype: Any) -> Seen:
+        """Return a ring in which nothing was seen."""
+        return cls(jnp.zeros((horizon + 1, outputs), dtype), jnp.zeros((horizon + 1,), bool))
+
+    def see(self, sight: Sight) -> Seen:
+        """Enter y_t."""
+        slot = sight.step % self.known.shape[0]
+        return Seen(self.targets.at[slot].set(sight.target), self.known.at[slot].set(sight.known))
+
+    def order(self, step: Array) -> Array:
+        """Return where the steps t-T .. t stand in rings of this length, [T + 1], oldest first."""
+        return (step + 1 + jnp.arange(self.known.shape[0])) % self.known.shape[0]

@@ -8,14 +8,16 @@ than it computes).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
 from memoa_jax.arithmetic import computed_once
 from memoa_jax.linalg import UNROLLED_FEATURES, solve_library, solve_positive_lanes
-from memoa_jax.types import Array, Scalar, record
+from memoa_jax.types import Array, Scalar, Tree, record
 
 CACHED_AGENTS = 8192
 """Agents whose elimination fits a core's cache."""
@@ -135,26 +137,41 @@ def _eliminate(gram: tuple[Array, ...], ridge: Array, right: Array) -> Array:
 
 
 def _eliminate_in_cache(gram: tuple[Array, ...], ridge: Array, right: Array) -> Array:
-    """Solve for some thousand agents after the other: what lies between stays in the cache.
+    solved: Array = in_cache(_eliminate, gram, ridge, right)
+    return solved
 
-    For a million agents on CPU a quarter of the whole step's time is saved.
+
+def in_cache(compute: Callable[..., Tree], *operands: Tree) -> Tree:
+    """Return compute(*operands) for some thousand agents after the other.
+
+    What lies between stays in the cache: for a million agents on CPU a quarter of the whole step's
+    time is saved. Agents are the last axis of all arrays; a scalar is the same for all of them. Not
+    to be differentiated.
     """
-    count = right.shape[-1]
+    leaves = jax.tree.leaves(operands)
+    count: int = max((leaf.shape[-1] for leaf in leaves if leaf.ndim), default=0)
     if count < 4 * CACHED_AGENTS:
-        return _eliminate(gram, ridge, right)
+        return compute(*operands)
 
-    def body(number: Array, solved: Array) -> Array:
+    def body(number: Array, filled: Tree) -> Tree:
         # The last block overlaps the one before it, and finds the same.
         start = jnp.minimum(number * CACHED_AGENTS, count - CACHED_AGENTS)
 
         def cut(lanes: Array) -> Array:
+            if not lanes.ndim:
+                return lanes
             # Read in place by all that follows, a moving slice would be slow.
             return computed_once(lax.dynamic_slice_in_dim(lanes, start, CACHED_AGENTS, axis=-1))
 
-        found = _eliminate(tuple(map(cut, gram)), cut(ridge) if ridge.ndim else ridge, cut(right))
-        return lax.dynamic_update_slice_in_dim(solved, computed_once(found), start, axis=-1)
+        def enter(all_of_it: Array, part: Array) -> Array:
+            return lax.dynamic_update_slice_in_dim(all_of_it, computed_once(part), start, axis=-1)
 
-    return lax.fori_loop(0, -(-count // CACHED_AGENTS), body, jnp.zeros_like(right))
+        return jax.tree.map(enter, filled, compute(*jax.tree.map(cut, operands)))
+
+    shapes = jax.eval_shape(compute, *operands)
+    empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    found: Tree = lax.fori_loop(0, -(-count // CACHED_AGENTS), body, empty)
+    return found
 
 
 def _total(terms: list[Array]) -> Array:

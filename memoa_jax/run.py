@@ -234,6 +234,7 @@ def _uncoupled(game: Game | Heterogeneous) -> Decentralized | Heterogeneous:
     keys = game.model_dump(include={"horizon", "window", "sync_every", "greedy_effort", "groups"})
     cost = game.cost.model_copy(update={"consensus": 0.0, "ensemble": 0.0})
     if isinstance(game, Heterogeneous):  # its agents go by their own features alone, too
+        keys |= game.model_dump(include={"features", "memory"})
         return Heterogeneous(
             kind="heterogeneous", name="uncoupled", cost=cost, spread=game.spread, **keys
         )

@@ -13,7 +13,7 @@ from memoa_jax.experts import (
 )
 from memoa_jax.mixture import ridge_mixture, uniform_mixture
 from memoa_jax.participation import markov
-from memoa_jax.policies import decentralized
+from memoa_jax.policies import decentralized, heterogeneous
 from memoa_jax.recording import Record
 from memoa_jax.scaling import standardise
 from memoa_jax.series import Series, seasonal
@@ -29,15 +29,17 @@ MIXTURES = {
     "mlpoly": polynomial_potentials(),
     "fixed share": fixed_share(rate=0.5, share=0.05),
 }
+POLICIES = {"moments": heterogeneous(horizon=2, features="moments", memory=0.9)}
+"""By themselves, beside the forecast game with every mixture."""
 CUT = 12  # rows after this one are altered, inputs and targets
 
 
-def run(data, mixture):
+def run(data, name):
     result = simulate(
         standardise(data, "both"),
         echo_state(3),
-        decentralized(game="forecast", staleness=1),
-        mixture,
+        POLICIES.get(name, decentralized(game="forecast", staleness=1)),
+        MIXTURES.get(name, ridge_mixture()),
         num_agents=7,
         key=jax.random.key(4),
         dtype="float64",
@@ -47,20 +49,23 @@ def run(data, mixture):
     return {"server": result.server, "mean field": result.mean_field, **result.recorded}
 
 
-IN_SHORT = ("forgetting ridge", "adahedge", "fixed share")
+IN_SHORT = ("forgetting ridge", "adahedge", "fixed share", "moments")
 
 
 @pytest.mark.parametrize(
     "name",
-    [name if name in IN_SHORT else pytest.param(name, marks=pytest.mark.slow) for name in MIXTURES],
+    [
+        name if name in IN_SHORT else pytest.param(name, marks=pytest.mark.slow)
+        for name in (*MIXTURES, *POLICIES)
+    ],
 )
 def test_an_altered_future_changes_no_prediction_weight_or_scale(name):
     data = seasonal(24, noise=0.3)
     later = np.arange(25) > CUT
     targets = np.where(later[:, None], 50.0 - data.targets, data.targets)
     inputs = np.where(later[:, None], 1e4 + 7 * data.inputs, data.inputs)
-    kept = run(data, MIXTURES[name])
-    altered = run(Series(inputs, targets, "altered"), MIXTURES[name])
+    kept = run(data, name)
+    altered = run(Series(inputs, targets, "altered"), name)
     for field, values in kept.items():
         # Row t of predictions is for y_t, of controls and weights of step t, which has seen y_t.
         known = CUT + 1 if field in ("control", "weights") else CUT + 2

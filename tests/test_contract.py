@@ -76,6 +76,17 @@ POLICIES = {
     "heterogeneous spread": lambda width: heterogeneous(
         GameCost(effort=0.7), horizon=3, window=1, spread=CostSpread(width, width, width)
     ),
+    "heterogeneous moments": lambda effort: heterogeneous(
+        GameCost(effort=effort, consensus=0.5), horizon=2, window=3, features="moments"
+    ),
+    "heterogeneous memory": lambda number: heterogeneous(
+        GameCost(effort=(0.7, 0.5)),
+        horizon=3,
+        window=1,
+        groups=2,
+        features="moments",
+        memory=number / 4,
+    ),
     "heterogeneous forecast": lambda width: heterogeneous(
         GameCost(effort=0.7), game="forecast", spread=CostSpread(width, width, width)
     ),

@@ -30,6 +30,7 @@ POLICIES = {
     "centralized": centralized(GameCost(consensus=2.0), horizon=2),
     "forecast": decentralized(game="forecast"),
     "heterogeneous": heterogeneous(horizon=2, spread=CostSpread(effort=0.5)),
+    "moments": heterogeneous(horizon=2, features="moments", memory=0.9),
 }
 CASES = {
     "resident": {"chunk": 7, "num_agents": 9, "best_readout": True},
@@ -116,6 +117,7 @@ def bits(result):
             for policy in ("decentralized", "offline", "centralized", "forecast", "heterogeneous")
         ),
         pytest.param("decentralized", "sharded", marks=pytest.mark.slow),
+        pytest.param("moments", "late", marks=pytest.mark.slow),
         *(pytest.param(one, "stream", marks=pytest.mark.slow) for one in ("greedy", "forecast")),
     ],
 )

@@ -62,6 +62,8 @@ ORDER = [
     "forecast",
     "group_games",
     "hindsight",
+    "own_moments",
+    "heterogeneous_game",
     "heterogeneity",
     "policies",
     "totals",

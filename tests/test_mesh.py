@@ -67,6 +67,12 @@ SCRIPT = textwrap.dedent(
             ridge,
             some,
         ),
+        "moments": (
+            echo_state(3),
+            heterogeneous(horizon=3, window=2, features="moments", memory=0.9),
+            ridge,
+            some,
+        ),
         "bernstein": (echo_state(3), loose, experts.bernstein_aggregation(), some),
         "share": (echo_state(3), loose, experts.fixed_share(0.5, 0.1), some),
         "hedge": (echo_state(3), loose, experts.exponential_weights(0.5), some),
@@ -173,6 +179,7 @@ def test_a_reproducible_run_is_the_same_bits_on_any_number_of_devices(command):
     [
         'close("feedback", "float64", 1e-10)',
         pytest.param('close("own", "float64", 1e-10)', marks=pytest.mark.slow),
+        pytest.param('close("moments", "float64", 1e-10)', marks=pytest.mark.slow),
         pytest.param('close("greedy", "float32", 1e-4)', marks=pytest.mark.slow),
         pytest.param('close("tuned", "float64", 1e-10)', marks=pytest.mark.slow),
     ],

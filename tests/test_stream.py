@@ -57,6 +57,16 @@ CASES = {
         ridge_mixture(),
     ),
     "heterogeneous, costs alike": (1, heterogeneous(horizon=4, sync_every=2), ridge_mixture()),
+    "heterogeneous moments": (
+        1,
+        heterogeneous(horizon=2, features="moments", memory=0.9),
+        ridge_mixture(),
+    ),
+    "heterogeneous moments, costs differ": (
+        2,
+        heterogeneous(horizon=3, spread=CostSpread(0.3, 0.3, 0.3), features="moments"),
+        ridge_mixture(),
+    ),
     "heterogeneous forecast": (
         2,
         heterogeneous(game="forecast", spread=CostSpread(0.3, 0.3, 0.3)),
@@ -73,6 +83,7 @@ SLOW = (
     "horizon 1",
     "horizon 2",
     "heterogeneous, costs alike",
+    "heterogeneous moments, costs differ",
     "heterogeneous forecast",
 )
 
@@ -189,7 +200,8 @@ SCRIPT = textwrap.dedent(
     assert jax.device_count() == 8
     policies = {"greedy": greedy(GameCost(effort=50.0), window=5),
                 "forecast": decentralized(game="forecast"), "feedback": decentralized(horizon=3),
-                "own": heterogeneous(horizon=3, spread=CostSpread(0.3, 0.3, 0.3))}
+                "own": heterogeneous(horizon=3, spread=CostSpread(0.3, 0.3, 0.3)),
+                "moments": heterogeneous(horizon=3, features="moments")}
     counts = [int(word) for word in sys.argv[1].split()]
     for name in sys.argv[2:]:
         policy, found = policies[name], {}
@@ -215,7 +227,9 @@ SCRIPT = textwrap.dedent(
     "words",
     [
         ("1 2", "greedy"),
-        pytest.param(("1 2 4 8", "greedy", "forecast", "feedback", "own"), marks=pytest.mark.slow),
+        pytest.param(
+            ("1 2 4 8", "greedy", "forecast", "feedback", "own", "moments"), marks=pytest.mark.slow
+        ),
     ],
     ids=lambda words: words[0],
 )

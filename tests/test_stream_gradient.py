@@ -26,6 +26,7 @@ POLICIES = {
     "feedback": lambda cost: decentralized(cost, horizon=4),
     "forecast": lambda cost: decentralized(cost, game="forecast"),
     "own": lambda cost: heterogeneous(cost, horizon=3, spread=CostSpread(0.3, 0.3, 0.3)),
+    "moments": lambda cost: heterogeneous(cost, horizon=3, features="moments", memory=0.9),
 }
 LIVED = series.part(series.logistic(12), scored_from=3)
 
