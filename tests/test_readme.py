@@ -46,6 +46,9 @@ RUN = {
     ),
     "memoa tune configs/tune.toml": Entry("--set agents=3 --set tune.steps=1", slow=True),
     "memoa report runs/quickstart": Entry(),
+    "memoa robustness": Entry(
+        "--only costs --seeds 1 --agents 2 --crowd 2 --out runs/robustness", slow=True
+    ),
     "memoa run --resume runs/NAME": Entry(unfinished="runs/NAME"),
     "memoa run configs/million.toml --distributed localhost:9999,2,0": Entry(
         "--set agents=64 --set series.steps=20", slow=True
