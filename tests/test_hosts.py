@@ -56,7 +56,7 @@ KEPT = textwrap.dedent(
     import sys
     from pathlib import Path
     from memoa_jax.checkpoint import Store
-    from memoa_jax.keeper import DiskKeeper
+    from memoa_jax.disk_keeper import DiskKeeper
     from memoa_jax.stopping import Stop
 
     class Noted(DiskKeeper):

@@ -71,7 +71,7 @@ ORDER = [
     "cost_counts",
     "stopping",
     "keeping",
-    "keeper",
+    "disk_keeper",
     "loop",
     "footprint",
     "mesh",
