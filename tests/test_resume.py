@@ -10,8 +10,8 @@ from helpers import summary_of, told
 
 from memoa_jax import policy_run as run
 from memoa_jax.cli import main
-from memoa_jax.files import only_writer
 from memoa_jax.disk_keeper import DiskKeeper
+from memoa_jax.files import only_writer
 
 TEXT = """
 name = "kept"
