@@ -20,8 +20,7 @@ kind = "greedy"
 """
 """A config with no more than it must have."""
 
-TINY = """
-name = "tiny"
+SMALL = """
 agents = 6
 [series]
 kind = "logistic"
@@ -29,17 +28,33 @@ steps = 20
 [encoder]
 kind = "random_features"
 features = 2
+"""
+"""A run but for its policies."""
+GREEDY = """
 [[policy]]
 kind = "greedy"
 cost = { effort = 1.0 }
+"""
+FORECAST = """
 [[policy]]
 kind = "decentralized"
-[[policy]]
-kind = "centralized"
+game = "forecast"
+"""
+RECORDED = """
 [record]
 agents = [0, 5]
 steps = [3, 4]
 fields = ["prediction", "weights"]
+"""
+TINY = f"""
+name = "tiny"
+{SMALL}
+{GREEDY}
+[[policy]]
+kind = "decentralized"
+[[policy]]
+kind = "centralized"
+{RECORDED}
 """
 """A run; see the fixture `tiny`."""
 
