@@ -175,6 +175,8 @@ def _explain(raw: dict[str, Any], details: ErrorDetails) -> tuple[Keys, str]:
     match details["type"]:
         case "extra_forbidden" if keys == ("record",):
             return keys, "record: allowed in a run of one series, one encoder and one seed only"
+        case "extra_forbidden" if keys[0] in KINDS and len(keys) == 1:
+            return keys, f"{dotted}: {command_of(raw)} is given too; allowed is one of them"
         case "extra_forbidden" if keys == ("seeds",):
             return keys, f"seeds: allowed is {command_of(raw)}.seeds"
         case "extra_forbidden":

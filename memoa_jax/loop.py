@@ -242,14 +242,22 @@ def run_chunk(program: Program, state: State, points: Point) -> tuple[State, Inf
 def scan_in_chunks(
     body: Callable[[Tree, Tree], tuple[Tree, Tree]], start: Tree, rows: Tree, length: int | None
 ) -> tuple[Tree, Tree]:
-    """Scan; going back, what happened inside of a chunk of `length` rows is computed again.
+    """Scan `body` as `in_chunks` lives."""
+    return in_chunks(functools.partial(lax.scan, body), start, rows, length)
 
-    None: a plain scan, every state of which is kept by whoever goes back.
+
+def in_chunks(
+    live: Callable[[Tree, Tree], tuple[Tree, Tree]], start: Tree, rows: Tree, length: int | None
+) -> tuple[Tree, Tree]:
+    """Live through rows; going back, what happened inside of `length` of them is computed again.
+
+    `live` takes a state and some rows; it returns the state after them, and a row found for each.
+    A length of None: all at once, every state of which is kept by whoever goes back.
     """
     count = jax.tree.leaves(rows)[0].shape[0]
     if length is None or count < 2 * length:
-        return lax.scan(body, start, rows)
-    again = jax.checkpoint(functools.partial(lax.scan, body))
+        return live(start, rows)
+    again = jax.checkpoint(live)
     whole = count - count % length
     chunks = jax.tree.map(lambda leaf: leaf[:whole].reshape(-1, length, *leaf.shape[1:]), rows)
     state, found = lax.scan(again, start, chunks)

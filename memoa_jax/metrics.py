@@ -18,8 +18,8 @@ DIVERGED_RANGES = 10.0
 
 
 @record
-class Summary:
-    """The figures of one run; every entry is a scalar.
+class AgentFigures:
+    """What some agents came to: all of a run's, a scalar each, or those of its groups, [K] each.
 
     RMSE is over steps and outputs, sqrt(mean e^2), in target units; cost is the cumulative
     squared error sum_t |y_{t+1} - Y^i_{t+1}|^2 of an agent, in squared target units; effort is
@@ -27,12 +27,9 @@ class Summary:
     an agent that took part in none counts nowhere. `best_readout_worst_cost`
     is the worst agent's cost under its best fixed read-out in hindsight, NaN where that was
     not computed. `diverged_agents` counts those whose RMSE is not finite or above
-    `DIVERGED_RANGES` times the targets' range. Persistence predicts the last observed value,
-    the running mean the mean of all observed ones.
+    `DIVERGED_RANGES` times the targets' range.
     """
 
-    server_rmse: Array
-    mean_field_rmse: Array
     mean_agent_rmse: Array
     worst_agent_rmse: Array
     best_agent_rmse: Array
@@ -44,32 +41,33 @@ class Summary:
     mean_agent_effort: Array
     best_readout_worst_cost: Array
     diverged_agents: Array
+
+
+@record
+class Summary(AgentFigures):
+    """The figures of one run; every entry is a scalar, those of `AgentFigures` are of all agents.
+
+    RMSE is over steps and outputs, in target units. Persistence predicts the last observed value,
+    the running mean the mean of all observed ones.
+    """
+
+    server_rmse: Array
+    mean_field_rmse: Array
     scored_steps: Array
     persistence_rmse: Array
     running_mean_rmse: Array
 
 
 @record
-class GroupSummary:
-    """The figures of one run's groups of agents, [K] each; they say what `Summary`'s say of all.
+class GroupSummary(AgentFigures):
+    """The figures of one run's groups of agents: those of `AgentFigures` are [K] each.
 
-    `agents` counts those that took part. `mean_gap` and `worst_gap` are scalars: the RMSE of the
-    group that fares worst minus that of the one that fares best, of the mean agents and of the
+    `agents` [K] counts those that took part. `mean_gap` and `worst_gap` are scalars: the RMSE of
+    the group that fares worst minus that of the one that fares best, of the mean agents and of the
     worst ones, in target units; not finite where a group's is not.
     """
 
     agents: Array
-    mean_agent_rmse: Array
-    worst_agent_rmse: Array
-    best_agent_rmse: Array
-    mean_agent_cost: Array
-    worst_agent_cost: Array
-    best_agent_cost: Array
-    agent_cost_variance: Array
-    worst_agent: Array
-    mean_agent_effort: Array
-    best_readout_worst_cost: Array
-    diverged_agents: Array
     mean_gap: Array
     worst_gap: Array
 
@@ -79,21 +77,28 @@ class GroupSummary:
         if tally is None:
             return None
         return cls(
+            **_of_agents(tally),
             agents=tally.agents,
-            mean_agent_rmse=tally.rmse,
-            worst_agent_rmse=tally.worst_rmse,
-            best_agent_rmse=tally.best_rmse,
-            mean_agent_cost=tally.cost,
-            worst_agent_cost=tally.worst_cost,
-            best_agent_cost=tally.best_cost,
-            agent_cost_variance=tally.cost_scatter / tally.agents,
-            worst_agent=tally.worst,
-            mean_agent_effort=tally.effort,
-            best_readout_worst_cost=tally.best_readout,
-            diverged_agents=tally.diverged,
             mean_gap=jnp.max(tally.rmse) - jnp.min(tally.rmse),
             worst_gap=jnp.max(tally.worst_rmse) - jnp.min(tally.worst_rmse),
         )
+
+
+def _of_agents(tally: Tally) -> dict[str, Array]:
+    """Return the fields of `AgentFigures`."""
+    return {
+        "mean_agent_rmse": tally.rmse,
+        "worst_agent_rmse": tally.worst_rmse,
+        "best_agent_rmse": tally.best_rmse,
+        "mean_agent_cost": tally.cost,
+        "worst_agent_cost": tally.worst_cost,
+        "best_agent_cost": tally.best_cost,
+        "agent_cost_variance": tally.cost_scatter / tally.agents,
+        "worst_agent": tally.worst,
+        "mean_agent_effort": tally.effort,
+        "best_readout_worst_cost": tally.best_readout,
+        "diverged_agents": tally.diverged,
+    }
 
 
 def rmse(predictions: Array, targets: Array, known: Array) -> Array:
@@ -194,19 +199,9 @@ def _figures(
 ) -> Summary:
     """Compute a summary; `targets` [n, d] are filled."""
     return Summary(
+        **_of_agents(tally),
         server_rmse=rmse(server, targets, known),
         mean_field_rmse=rmse(mean_field, targets, known),
-        mean_agent_rmse=tally.rmse,
-        worst_agent_rmse=tally.worst_rmse,
-        best_agent_rmse=tally.best_rmse,
-        mean_agent_cost=tally.cost,
-        worst_agent_cost=tally.worst_cost,
-        best_agent_cost=tally.best_cost,
-        agent_cost_variance=tally.cost_scatter / tally.agents,
-        worst_agent=tally.worst,
-        mean_agent_effort=tally.effort,
-        best_readout_worst_cost=tally.best_readout,
-        diverged_agents=tally.diverged,
         scored_steps=steps,
         persistence_rmse=persistence,
         running_mean_rmse=running_mean,

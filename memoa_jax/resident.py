@@ -10,14 +10,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.sharding import Mesh
 
 from memoa_jax.choices import Containment
 from memoa_jax.footprint import bytes_of
 from memoa_jax.groups import group_of
 from memoa_jax.keeping import Keeper, Kept
-from memoa_jax.loop import Info, Point, Program, State, begin, points_of, run_chunk
+from memoa_jax.loop import Info, Point, Program, State, begin, in_chunks, points_of, run_chunk
 from memoa_jax.mesh import (
     Layout,
     Size,
@@ -284,13 +283,7 @@ def _run_traced(
     program: Program, state: State, points: Point, *, layout: Layout | None, length: int
 ) -> tuple[State, Info]:
     """Run chunk after chunk; going back, what happened inside of a chunk is computed again."""
-    rows = points.real.shape[0]
-    if rows < 2 * length:
-        return _run(program, state, points, layout=layout)
-    chunks = jax.tree.map(lambda leaf: leaf.reshape(-1, length, *leaf.shape[1:]), points)
-    again = jax.checkpoint(functools.partial(_run, program, layout=layout))
-    state, infos = lax.scan(again, state, chunks)
-    return state, jax.tree.map(lambda leaf: leaf.reshape(rows, *leaf.shape[2:]), infos)
+    return in_chunks(functools.partial(_run, program, layout=layout), state, points, length)
 
 
 @functools.partial(jax.jit, static_argnames=("agents", "outputs"))

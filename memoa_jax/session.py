@@ -21,9 +21,9 @@ import jax
 
 from memoa_jax.checkpoint import Arrays, Checkpoint, Store, read_sealed, sealed
 from memoa_jax.config_faults import ConfigError
+from memoa_jax.disk_keeper import DiskKeeper, agreed
 from memoa_jax.files import remove, remove_temporaries, replace
 from memoa_jax.identity import difference
-from memoa_jax.keeper import DiskKeeper, agreed
 from memoa_jax.progress import SILENT, Watch
 from memoa_jax.stopping import Stop
 

@@ -81,6 +81,7 @@ def run_tuning(
             config = config.model_copy(update={"dtype": "float64"})
         series = build.series(config.series)
         windows = splits(config, series.num_points)
+        check_known(series, windows)
         encoder = build.encoder(config, series.num_points, series=series)
         for table in config.policy:
             build.check_gains(config, table, series, encoder)
@@ -155,6 +156,23 @@ def splits(config: TuneConfig, points: int) -> list[Split]:
                 raise ConfigError([f"{fault}: allowed is {FEWEST_ROWS} or more"])
         found.append(split)
     return found
+
+
+def check_known(series: Series, windows: Sequence[Split]) -> None:
+    """Refuse windows that nothing can be judged on, before anything is descended on.
+
+    Raises:
+      ConfigError: if a window of any origin has no row all of whose targets are known.
+    """
+    for split in windows:
+        for name, first, last in (
+            ("warm_up and tune.validation leave", split.scored, split.validation),
+            ("validation has", split.validation, split.held_out),
+            ("held_out and tune.origins give a window of", split.held_out, split.stop),
+        ):
+            if not series.known[first:last].any():
+                fault = f"tune.{name} rows {first}..{last - 1}, none of which has all its targets"
+                raise ConfigError([f"{fault}: allowed are rows of which at least one has"])
 
 
 def objective_on(config: TuneConfig, series: Series) -> Objective:

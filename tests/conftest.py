@@ -2,8 +2,9 @@
 
 Nearly all of the suite's time is compilation, so tests compile with XLA's optimizer turned down;
 ``MEMOA_TEST_OPTIMISED=1`` turns it up. What users get is tested at full optimization all the
-same: every test that starts a process (the command line, the README, the canary, the reference
-numbers in tests/test_optimised.py) starts it with XLA as it is.
+same: a test that starts a process (the command line, the canary, the reference numbers in
+tests/test_optimised.py) starts it with XLA as it is, and one that has it compile quickly
+(`helpers.environment`) has a slow variant that does not.
 
 And the folders that tests of the command line work in.
 """
@@ -15,9 +16,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import GRID, TINY
-
-QUICK_FLAGS = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
+from helpers import GRID, QUICK_FLAGS, TINY
 
 
 def _accepted(flags):

@@ -2,9 +2,15 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+QUICK_FLAGS = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
+"""XLA's optimizer turned down; see conftest.py."""
 
 MINIMAL = """
 [series]
@@ -14,8 +20,7 @@ kind = "greedy"
 """
 """A config with no more than it must have."""
 
-TINY = """
-name = "tiny"
+SMALL = """
 agents = 6
 [series]
 kind = "logistic"
@@ -23,17 +28,33 @@ steps = 20
 [encoder]
 kind = "random_features"
 features = 2
+"""
+"""A run but for its policies."""
+GREEDY = """
 [[policy]]
 kind = "greedy"
 cost = { effort = 1.0 }
+"""
+FORECAST = """
 [[policy]]
 kind = "decentralized"
-[[policy]]
-kind = "centralized"
+game = "forecast"
+"""
+RECORDED = """
 [record]
 agents = [0, 5]
 steps = [3, 4]
 fields = ["prediction", "weights"]
+"""
+TINY = f"""
+name = "tiny"
+{SMALL}
+{GREEDY}
+[[policy]]
+kind = "decentralized"
+[[policy]]
+kind = "centralized"
+{RECORDED}
 """
 """A run; see the fixture `tiny`."""
 
@@ -103,6 +124,28 @@ def faults(path, *overrides):
         load(path, overrides)
     assert all("\n" not in fault for fault in caught.value.faults)
     return [fault.removeprefix(f"{path}: ") for fault in caught.value.faults]
+
+
+def environment(devices=1, *, quick=False):
+    """Return that of a process with so many devices; a quick one compiles as this session does."""
+    flags = [f"--xla_force_host_platform_device_count={devices}"]
+    of_the_session = os.environ.get("MEMOA_TEST_QUICK") == "yes"
+    if quick and of_the_session and not os.environ.get("MEMOA_TEST_OPTIMISED"):
+        flags.append(QUICK_FLAGS)
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join(flags)}
+
+
+def said_by(script, *words, devices=1, quick=False):
+    """Run a script where warnings are errors, in a process of its own; return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script, *words],
+        env=environment(devices, quick=quick),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.strip()
 
 
 def strict_json(path):

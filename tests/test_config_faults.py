@@ -193,6 +193,10 @@ ONE_FAULT = {
         "[[encoder]]\nkind='echo_state'\n[[encoder]]\nkind='echo_state'"
     ),
     "seeds: seed is given too; allowed is one of them": "seed = 1\nseeds = 2",
+    "tune: sweep is given too; allowed is one of them": (
+        "[sweep]\nmethod='grid'\n[[sweep.axis]]\nkey='agents'\nvalues=[2, 3]\n"
+        "[tune]\nkeys=['policy.cost.effort']"
+    ),
     **{
         f"seeds = {shown}: allowed is how many (1 to 10000), or a list of different whole numbers "
         "from 0 to 4294967295": f"seeds = {shown}"

@@ -1,11 +1,9 @@
 """Groups over the devices of a mesh: the numbers stay, and their bits where that is asked."""
 
-import os
-import subprocess
-import sys
 import textwrap
 
 import pytest
+from helpers import said_by
 
 SCRIPT = textwrap.dedent(
     """
@@ -61,25 +59,12 @@ SCRIPT = textwrap.dedent(
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("quick", "words"),
     [
-        ("0 1 2", "greedy"),
-        pytest.param(("0 1 2 4", "greedy", "forecast", "feedback"), marks=pytest.mark.slow),
+        (True, ("0 1 2", "greedy")),
+        pytest.param(False, ("0 1 2 4", "greedy", "forecast", "feedback"), marks=pytest.mark.slow),
     ],
-    ids=lambda words: words[0],
+    ids=["quick", "all"],
 )
-def test_groups_are_the_same_on_any_number_of_devices(words):
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-    }
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", SCRIPT, *words],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.strip() == "done"
+def test_groups_are_the_same_on_any_number_of_devices(quick, words):
+    assert said_by(SCRIPT, *words, devices=4, quick=quick) == "done"

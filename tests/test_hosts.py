@@ -1,6 +1,5 @@
 """Two processes that meet over the loopback give, each of them, what one process gives."""
 
-import os
 import re
 import socket
 import subprocess
@@ -8,6 +7,7 @@ import sys
 import textwrap
 
 import pytest
+from helpers import environment
 
 SCRIPT = textwrap.dedent(
     """
@@ -56,7 +56,7 @@ KEPT = textwrap.dedent(
     import sys
     from pathlib import Path
     from memoa_jax.checkpoint import Store
-    from memoa_jax.keeper import DiskKeeper
+    from memoa_jax.disk_keeper import DiskKeeper
     from memoa_jax.stopping import Stop
 
     class Noted(DiskKeeper):
@@ -81,20 +81,15 @@ KEPT = textwrap.dedent(
 )
 
 
-def start(processes, *words, script=None):
+def start(processes, *words, script=None, quick=False):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // processes}",
-    }
     python = [sys.executable, "-c", script or SCRIPT + EACH]
     return [
         subprocess.Popen(
             [*python, address, str(processes), str(number), *words],
-            env=environment,
+            env=environment(4 // processes, quick=quick),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -110,8 +105,9 @@ def told(process):
     return re.findall(r"FOUND ([0-9a-f]{64} [0-9.]+)", output)
 
 
-def test_two_processes_and_one_give_the_same_bits():
-    together = start(2)
+@pytest.mark.parametrize("quick", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_two_processes_and_one_give_the_same_bits(quick):
+    together = start(2, quick=quick)
     try:
         first, second = map(told, together)
     finally:
@@ -119,7 +115,7 @@ def test_two_processes_and_one_give_the_same_bits():
             process.kill()
     assert len(first) == 2
     assert first == second
-    assert first == told(start(1)[0])
+    assert first == told(start(1, quick=quick)[0])
 
 
 def stopped(process):

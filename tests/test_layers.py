@@ -74,7 +74,7 @@ ORDER = [
     "cost_counts",
     "stopping",
     "keeping",
-    "keeper",
+    "disk_keeper",
     "loop",
     "footprint",
     "mesh",

@@ -123,9 +123,12 @@ def test_reference_numbers(case):
 @pytest.mark.parametrize(
     ("policy_name", "encoder_name", "d"),
     [
-        (policy, encoder, d)
-        for policy in ("greedy", "decentralized", "centralized")
-        for encoder in ("random_features", "echo_state tanh", "echo_state hard", "given")
+        # Every policy with every encoder and every number of outputs; all three together: slow.
+        pytest.param(policy, encoder, d, marks=[pytest.mark.slow] * ((i + j + d) % 3 > 0))
+        for i, policy in enumerate(("greedy", "decentralized", "centralized"))
+        for j, encoder in enumerate(
+            ("random_features", "echo_state tanh", "echo_state hard", "given")
+        )
         for d in (1, 2, 3)
     ]
     + [(policy, "given", 2) for policy in ("decentralized offline", "centralized offline")]
@@ -371,7 +374,8 @@ def test_gradient_and_batch_of_a_whole_run():
     batch = jax.vmap(score)(efforts)
     close(batch, np.array([score(e) for e in efforts]), 1e-12)
     step = 1e-5
+    backward, forward = jax.jit(jax.grad(score)), jax.jit(jax.jacfwd(score))
     for e in efforts:
         slope = (score(e + step) - score(e - step)) / (2 * step)
-        np.testing.assert_allclose(jax.grad(score)(e), slope, rtol=1e-6)
-        np.testing.assert_allclose(jax.jacfwd(score)(e), slope, rtol=1e-6)
+        np.testing.assert_allclose(backward(e), slope, rtol=1e-6)
+        np.testing.assert_allclose(forward(e), slope, rtol=1e-6)

@@ -1,13 +1,11 @@
 """Agents over the devices of a mesh: the numbers stay, and their bits where that is asked."""
 
-import os
-import subprocess
-import sys
 import textwrap
 
 import jax
 import numpy as np
 import pytest
+from helpers import said_by
 from jax.sharding import Mesh
 
 from memoa_jax.encoders import random_features
@@ -148,16 +146,8 @@ SCRIPT = textwrap.dedent(
 )
 
 
-def in_eight_devices(command, agents=5003):  # a multiple of nothing
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-    }
-    words = [sys.executable, "-W", "error", "-c", SCRIPT, command, str(agents)]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.strip() == "done"
+def in_eight_devices(command, agents=5003, quick=False):  # a multiple of nothing
+    assert said_by(SCRIPT, command, str(agents), devices=8, quick=quick) == "done"
 
 
 @pytest.mark.parametrize(
@@ -171,21 +161,27 @@ def in_eight_devices(command, agents=5003):  # a multiple of nothing
     ],
 )
 def test_a_reproducible_run_is_the_same_bits_on_any_number_of_devices(command):
-    in_eight_devices(command)
+    in_eight_devices(command)  # as users compile: which sums are fused decides the last bit
 
 
 @pytest.mark.parametrize(
-    "command",
+    ("command", "quick"),
     [
-        'close("feedback", "float64", 1e-10)',
-        pytest.param('close("own", "float64", 1e-10)', marks=pytest.mark.slow),
-        pytest.param('close("moments", "float64", 1e-10)', marks=pytest.mark.slow),
-        pytest.param('close("greedy", "float32", 1e-4)', marks=pytest.mark.slow),
-        pytest.param('close("tuned", "float64", 1e-10)', marks=pytest.mark.slow),
+        ('close("feedback", "float64", 1e-10)', True),
+        *(
+            pytest.param(command, False, marks=pytest.mark.slow)
+            for command in (
+                'close("feedback", "float64", 1e-10)',
+                'close("own", "float64", 1e-10)',
+                'close("moments", "float64", 1e-10)',
+                'close("greedy", "float32", 1e-4)',
+                'close("tuned", "float64", 1e-10)',
+            )
+        ),
     ],
 )
-def test_several_devices_give_what_one_gives(command):
-    in_eight_devices(command)
+def test_several_devices_give_what_one_gives(command, quick):
+    in_eight_devices(command, quick=quick)
 
 
 @pytest.mark.slow

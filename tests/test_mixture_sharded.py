@@ -1,9 +1,9 @@
 """Mixtures over agents that live on several devices: placement only, the numbers stay."""
 
-import os
-import subprocess
-import sys
 import textwrap
+
+import pytest
+from helpers import said_by
 
 SCRIPT = textwrap.dedent(
     """
@@ -41,13 +41,6 @@ SCRIPT = textwrap.dedent(
 )
 
 
-def test_four_devices_and_one_give_the_same_weights_and_outputs():
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-    }
-    command = [sys.executable, "-W", "error", "-c", SCRIPT]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "same numbers"
+@pytest.mark.parametrize("quick", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_four_devices_and_one_give_the_same_weights_and_outputs(quick):
+    assert said_by(SCRIPT, devices=4, quick=quick) == "same numbers"

@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from helpers import FORECAST, GREEDY, SMALL
 
 from memoa_jax import progress, resident, speaking, verify
 from memoa_jax.cli import main
@@ -230,26 +231,9 @@ class Terminal(io.StringIO):
         return rows
 
 
-SMALL = """
-name = "small"
-agents = 6
-[series]
-kind = "logistic"
-steps = 20
-[encoder]
-kind = "random_features"
-features = 2
-[[policy]]
-kind = "greedy"
-[[policy]]
-kind = "decentralized"
-game = "forecast"
-"""
-
-
 @pytest.fixture
 def small(here):
-    (here / "small.toml").write_text(SMALL)
+    (here / "small.toml").write_text(SMALL + GREEDY + FORECAST)
 
 
 def on_terminal(monkeypatch):

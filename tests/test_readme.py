@@ -20,7 +20,7 @@ from typing import NamedTuple
 import pytest
 from helpers import TINY
 
-from memoa_jax import cli, keeper
+from memoa_jax import cli, disk_keeper
 from memoa_jax.cli import VERIFY_PARTS, main
 from memoa_jax.config_faults import ConfigError
 
@@ -193,14 +193,14 @@ def needs_quickstart(text):
 def leave_unfinished(folder, monkeypatch):
     """Leave a run in a folder that was killed on its way."""
     Path("tiny.toml").write_text(TINY[: TINY.index("[[policy]]", TINY.index("[[policy]]") + 1)])
-    real = keeper.DiskKeeper.offer
+    real = disk_keeper.DiskKeeper.offer
 
     def offer(self, *arguments):
         self.stop.signal = 2
         real(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(keeper.DiskKeeper, "offer", offer)
+        patch.setattr(disk_keeper.DiskKeeper, "offer", offer)
         patch.setattr("memoa_jax.resident.LEAST_CHUNK", 4)
         patch.setattr("memoa_jax.resident.DEFAULT_CHUNK", 4)
         assert main(["run", "tiny.toml", "--out", folder]) == 130

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import FORECAST, GREEDY, RECORDED, SMALL
 
 from memoa_jax import results
 from memoa_jax.cli import main
@@ -15,27 +16,7 @@ from memoa_jax.export import to_netcdf, to_xarray
 xarray = pytest.importorskip("xarray")
 pytest.importorskip("h5py")
 
-RUN = """
-name = "small"
-agents = 6
-[series]
-kind = "logistic"
-steps = 20
-[encoder]
-kind = "random_features"
-features = 2
-[[policy]]
-kind = "greedy"
-[[policy]]
-kind = "decentralized"
-game = "forecast"
-[[policy]]
-kind = "affine"
-[record]
-agents = [0, 5]
-steps = [3, 4]
-fields = ["prediction", "weights"]
-"""
+RUN = SMALL + GREEDY + FORECAST + '[[policy]]\nkind = "affine"\n' + RECORDED
 STUDY = """
 agents = 3
 seeds = 2

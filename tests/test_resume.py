@@ -10,8 +10,8 @@ from helpers import summary_of, told
 
 from memoa_jax import policy_run as run
 from memoa_jax.cli import main
+from memoa_jax.disk_keeper import DiskKeeper
 from memoa_jax.files import only_writer
-from memoa_jax.keeper import DiskKeeper
 
 TEXT = """
 name = "kept"
@@ -97,6 +97,43 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_nothing_had_been(monkeypatch,
     ended, expected = (without_times(summary_of(Path(one))) for one in ("runs/kept", "whole"))
     assert ended == expected
     assert not Path("runs/kept/checkpoint").exists()
+
+
+GROUPS = (
+    TEXT[: TEXT.index("[[policy]]")].replace("agents = 7\n", "")
+    + """
+[[group]]
+name = "few"
+agents = 2
+cost = { effort = 0.5 }
+[[group]]
+name = "many"
+agents = 5
+encoder = { kind = "echo_state", features = 1 }
+[[policy]]
+kind = "heterogeneous"
+horizon = 1
+spread = { effort = 0.5 }
+[run]
+uncoupled = false
+chunk = 8
+[record]
+agents = [0, 6]
+"""
+)
+
+
+def test_groups_and_costs_of_everybody_s_own_go_on_too(monkeypatch, capsys):
+    Path("kept.toml").write_text(GROUPS)
+    assert main(["run", "kept.toml", "--out", "whole"]) == 0
+    summary = interrupted(monkeypatch, 2)
+    assert summary["partial"] == {"heterogeneous": 16}
+    assert main(["run", "--resume", "runs/kept", "--log-level", "info"]) == 0
+    assert "heterogeneous: goes on from 16 of 31" in capsys.readouterr().err
+    assert arrays_of("runs/kept") == arrays_of("whole")
+    ended, expected = (without_times(summary_of(one)) for one in ("runs/kept", "whole"))
+    assert ended == expected
+    assert set(expected["policies"]["heterogeneous"]["groups"]) == {"few", "many"}
 
 
 def test_a_termination_is_code_143(monkeypatch, capsys):

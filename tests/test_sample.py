@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from helpers import GREEDY, RECORDED, SMALL
 
 from memoa_jax import participation, placement, series
 from memoa_jax.cli import main
@@ -15,28 +16,11 @@ from memoa_jax.sample import LEAST_AGENTS, LEVELS, MOST_NUMBERS, band, chosen
 from memoa_jax.simulate import simulate
 
 ALL = ["--set", "record={agents=[0,1,2,3,4,5],fields=['prediction']}"]
-SMALL = """
-name = "small"
-agents = 6
-[series]
-kind = "logistic"
-steps = 20
-[encoder]
-kind = "random_features"
-features = 2
-[[policy]]
-kind = "greedy"
-cost = { effort = 1.0 }
-[record]
-agents = [0, 5]
-steps = [3, 4]
-fields = ["prediction", "weights"]
-"""
 
 
 def run(folder, *words):
     path = folder / "small.toml"
-    path.write_text(SMALL)
+    path.write_text(SMALL + GREEDY + RECORDED)
     out = folder / f"out-{len(list(folder.iterdir()))}"
     assert main(["run", str(path), "--out", str(out), *words]) == 0
     return dict(np.load(out / "trajectories.npz"))

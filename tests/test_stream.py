@@ -1,13 +1,11 @@
 """The stream schedule against the resident one; the same bits on any number of devices."""
 
-import os
-import subprocess
-import sys
 import textwrap
 
 import jax
 import numpy as np
 import pytest
+from helpers import said_by
 
 from memoa_jax import placement
 from memoa_jax.cost_spread import CostSpread
@@ -234,20 +232,7 @@ SCRIPT = textwrap.dedent(
     ids=lambda words: words[0],
 )
 def test_one_two_four_and_eight_devices_give_the_same_bits(words):
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-    }
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", SCRIPT, *words],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "same bits"
+    assert said_by(SCRIPT, *words, devices=8) == "same bits"
 
 
 def test_float32_costs_agree_with_float64_after_bursts():

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from helpers import rows_of, summary_of
+from helpers import rows_of, summary_of, told
 
 from memoa_jax import build, tune_report, tune_run
 from memoa_jax.cli import main
@@ -241,6 +241,32 @@ def test_windows_without_rows_are_refused(capsys):
     assert "give a window of 1 rows of the series' 60: allowed is 2 or more" in (
         capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "fault"),
+    [
+        (46, 61, "held_out and tune.origins give a window of rows 46..60, none"),
+        (38, 46, "validation has rows 38..45, none of which has all its targets"),
+        (5, 38, "warm_up and tune.validation leave rows 5..37, none of which has"),
+    ],
+)
+def test_windows_without_targets_are_refused_before_the_descent(
+    first, last, fault, capsys, monkeypatch
+):
+    def refuse(*_, **__):
+        raise AssertionError("descended")
+
+    monkeypatch.setattr(tune_run, "tune", refuse)
+    cells = ["" if first <= row < last else f"{math.sin(row)}" for row in range(61)]
+    rows = "\n".join(f"{row / 61},{cell}" for row, cell in enumerate(cells))
+    Path("gap.csv").write_text(f"x,y\n{rows}\n")
+    series = 'kind = "table"\npath = "gap.csv"\nmissing = "mask"\ninputs = ["x"]\ntargets = ["y"]'
+    Path("changed.toml").write_text(TUNE.replace('kind = "logistic"\nsteps = 60', series))
+    assert main(["tune", "changed.toml"]) == 2
+    (line,) = told(capsys)
+    assert line.startswith(f"memoa: changed.toml: tune.{fault}")
+    assert line.endswith(": allowed are rows of which at least one has")
 
 
 def test_the_command_line_tunes_and_says_so(capsys):

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers import environment
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
@@ -83,7 +84,7 @@ def start(folder, *words, config=("run.toml",), patch=True):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": path},
+        env=environment(quick=True) | {"PYTHONPATH": path},
     )
 
 
