@@ -100,11 +100,14 @@ def expected(
     def one(game: tuple[FeatureMoments, Array, Array]) -> dict[str, Array]:
         law, wanted, start = game
         everyone = jnp.broadcast_to(start, (agents, 1, start.shape[0]))
-        paid = {}
-        for name, gains in policy_gains(costs, law, wanted, start).items():
+
+        def judged(gains: FeedbackGains) -> Array:
             each: Any = expected_costs_types(costs, law, wanted, [1] * agents, gains, everyone)
-            paid[name] = each[:, 0]
-        return paid
+            return each[:, 0]
+
+        gains = policy_gains(costs, law, wanted, start)
+        together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *gains.values())
+        return dict(zip(gains, jax.vmap(judged)(together), strict=True))
 
     return jax.tree.map(
         lambda each: jnp.mean(each, axis=0), lax.map(one, (moments, targets, starts))
