@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from helpers import TINY
+from helpers import TINY, environment
 
 from memoa_jax import cli, disk_keeper
 from memoa_jax.cli import VERIFY_PARTS, main
@@ -313,11 +313,16 @@ PYTHON = blocks("python")
 
 
 @pytest.mark.parametrize("block", named(PYTHON))
-def test_python_blocks_run(block, place, made):
+@pytest.mark.parametrize(
+    "quick",
+    [pytest.param(True, id="quick"), pytest.param(False, id="full", marks=pytest.mark.slow)],
+)
+def test_python_blocks_run(block, quick, place, made):
     if needs_quickstart(block.text):
         shutil.copytree(quickstart(made), place / "runs" / "quickstart", dirs_exist_ok=True)
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", "import jax\n" + block.text],
+        env=environment(quick=quick),
         capture_output=True,
         text=True,
         timeout=300,
