@@ -244,19 +244,28 @@ def test_enlarging_the_population_changes_no_draw(encoder_name):
 
 
 @pytest.mark.parametrize(
-    ("policy_name", "dtype"),
+    ("policy_name", "dtype", "chunks"),
     [
-        ("greedy", "float32"),
-        ("decentralized", "float32"),
-        ("centralized offline", "float64"),
+        ("greedy", "float32", (1, 22)),
+        ("decentralized", "float32", (4,)),
+        ("centralized offline", "float64", (4,)),
+        *(
+            pytest.param(*case, (1, 4, 22), marks=pytest.mark.slow)
+            for case in (
+                ("greedy", "float32"),
+                ("decentralized", "float32"),
+                ("centralized offline", "float64"),
+            )
+        ),
     ],
+    ids=str,
 )
-def test_chunks_change_no_bit_and_compile_nothing(policy_name, dtype):
+def test_chunks_change_no_bit_and_compile_nothing(policy_name, dtype, chunks):
     series = toy_series(2, n=23, gaps=(7,))
     policy = policies()[policy_name][0]
     encoder = random_features(3, 0.2)
     whole = run(series, encoder, policy, 37, chunk=23, dtype=dtype, best_readout=True)
-    for chunk in (1, 4, 22):
+    for chunk in chunks:
         before = _run_in_place._cache_size()
         parts = run(series, encoder, policy, 37, chunk=chunk, dtype=dtype, best_readout=True)
         # the padded last chunk is the same program

@@ -235,7 +235,8 @@ def test_one_two_four_and_eight_devices_give_the_same_bits(words):
     assert said_by(SCRIPT, *words, devices=8) == "same bits"
 
 
-def test_float32_costs_agree_with_float64_after_bursts():
+@pytest.mark.parametrize("features", [3, pytest.param(8, marks=pytest.mark.slow)])
+def test_float32_costs_agree_with_float64_after_bursts(features):
     rng = np.random.default_rng(3)
     targets = np.cumsum(0.1 * rng.normal(size=300))
     targets[100:103] *= 100.0  # a burst of a hundred times the amplitude
@@ -248,7 +249,7 @@ def test_float32_costs_agree_with_float64_after_bursts():
         costs = {
             dtype: simulate(
                 series,
-                echo_state(8),
+                echo_state(features),
                 policy,
                 ridge_mixture(),
                 num_agents=64,
