@@ -170,7 +170,7 @@ def test_a_late_mean_move_is_the_one_of_so_many_steps_ago(staleness):
 
 def test_block_by_block_through_all_time_in_two_passes():
     """What a streaming schedule does: each block alone, but for one sum and one path."""
-    data, encoder, count, blocks = concept_drift(30), echo_state(3), 12, 4
+    data, encoder, count, blocks = concept_drift(16), echo_state(3), 12, 4
     cost, ridge, discount = GameCost(0.9, 2.0, 0.0, 0.05), 0.2, 0.97
     policy = centralized(cost, game="forecast", ridge=ridge, discount=discount)
     record = Record(agents=tuple(range(count)), fields=("prediction", "features"))
@@ -193,21 +193,26 @@ def test_block_by_block_through_all_time_in_two_passes():
         """One block's own forecasts at every step, from its own features alone."""
         alone = ForecastGame(cost, ridge, discount, 0, False)
         state = alone.init(Dimensions(n, 1, d, p), z.shape[-1], z.dtype).forecasts
-        found = []
         nobody = Population(jnp.ones(()))
-        for t in range(n):
+
+        @jax.jit
+        def step(state, t, target, now):
             seen = Observation(
-                step=jnp.int32(t),
-                target=targets[t],
+                step=t,
+                target=target,
                 known=jnp.asarray(True),
                 prediction=jnp.zeros((d, z.shape[-1])),
-                features=z[t],
+                features=now,
                 population=nobody,
                 voters=nobody,
             )
             state = state.complete(seen, discount)
-            readout = state.equations.solve(ridge)
-            found.append(jnp.sum(z[t] * readout[None], axis=1))
+            return state, jnp.sum(now * state.equations.solve(ridge)[None], axis=1)
+
+        found = []
+        for t in range(n):
+            state, forecast = step(state, jnp.int32(t), targets[t], z[t])
+            found.append(forecast)
         return found
 
     cuts = np.split(np.arange(count), blocks)

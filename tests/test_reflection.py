@@ -47,10 +47,14 @@ def gains(dtype, begin):
     dimensions = Dimensions(points=9, inputs=1, outputs=1, features=FEATURES)
     lived, targets = features(dtype), jnp.asarray([[100.0], [-50.0], [3.0], [1.0]], dtype)
     history, size = History.empty(HORIZON, dimensions, dtype), jnp.asarray(AGENTS, dtype)
+
+    @jax.jit
+    def lives(history, step, target, now):
+        sight = Sight(step, target, jnp.asarray(True), size)
+        return settle(policy, history, begin(now, Population(size)), sight)
+
     for step in range(HORIZON + 1):
-        sight = Sight(jnp.int32(step), targets[step], jnp.asarray(True), size)
-        begun = begin(lived[step % HORIZON], Population(size))
-        history, plan = settle(policy, history, begun, sight)
+        history, plan = lives(history, jnp.int32(step), targets[step], lived[step % HORIZON])
     return plan.gains
 
 
