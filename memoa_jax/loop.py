@@ -174,9 +174,10 @@ def advance(program: Program, state: State, point: Point) -> tuple[State, Info]:
         step,
         program.agents.index,
         program.population,
+        # Of controls their squares, which are written down in any case; they are not.
         lambda: (
             features,
-            action.control,
+            totals.pending_effort,
             ~jnp.all(jnp.isfinite(prediction), axis=0) if wild is None else wild,
         ),
     )

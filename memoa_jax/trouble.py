@@ -83,12 +83,12 @@ def first(
       step: t.
       index: [N], the agents' places in the population.
       population: of which they are.
-      values: returns features [d, p, N], control [p, N], and who is wild [N].
+      values: returns features [d, p, N], |beta|^2 of the controls [N], and who is wild [N].
     """
 
     def look() -> Trouble:
-        features, control, wild = values()
-        bad = jnp.stack([_no_number(features), _no_number(control), wild])
+        features, effort, wild = values()
+        bad = jnp.stack([_no_number(features), ~jnp.isfinite(effort), wild])
         bad = population.only_present(bad.astype(jnp.uint32)) > 0
         whose = jnp.any(bad, axis=0)
         place = jnp.argmax(whose)
