@@ -78,13 +78,14 @@ def place(request, tmp_path):
 def start(folder, *words, config=("run.toml",), patch=True):
     path = os.pathsep.join([str(ROOT), *([str(folder / "patch")] if patch else [])])
     words = ["run", *config, "--cache", "cache", "--checkpoint-every", "0", *words]
+    quick = (folder / "run.toml").read_text() == SHORT
     return subprocess.Popen(
         [sys.executable, "-m", "memoa_jax", *words],
         cwd=folder,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment(quick=True) | {"PYTHONPATH": path},
+        env=environment(quick=quick) | {"PYTHONPATH": path},
     )
 
 
