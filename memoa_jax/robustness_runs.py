@@ -70,7 +70,8 @@ class Runs:
     """
 
     def __init__(self, series: Series, cost: GameCost, horizon: int) -> None:
-        self.series, self.cost = series, cost
+        self.series: Series = series
+        self.cost: GameCost = cost
         self._play = {name: jax.jit(self._one(make, horizon)) for name, make in POLICIES.items()}
 
     def _one(
