@@ -25,7 +25,7 @@ DATA = make_series(RNG.normal(size=(POINTS, 3)), RNG.normal(size=(POINTS, 2)))
 
 # Parts of a run with groups ask who belongs to which: no plug-in is checked in such a run.
 ALONE = [name for name in ENCODERS if name != "grouped"]
-POOLED = [name for name in POLICIES if not name.endswith("groups")]
+POOLED = [name for name in POLICIES if getattr(POLICIES[name](0.7), "groups", None) is None]
 
 
 def sizes(features=FEATURES, dtype="float32", agents=AGENTS):
