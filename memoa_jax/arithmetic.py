@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -24,6 +25,21 @@ def computed_once(values: jax.Array) -> jax.Array:
     """
     one = jnp.where(lax.stop_gradient(values == values), 1.0, 2.0).astype(values.dtype)
     return values / one
+
+
+def added(terms: Sequence[jax.Array]) -> jax.Array:
+    """Add a few arrays, one after the other.
+
+    On CPU a reduction over a leading axis would run agent by agent.
+
+    Example:
+      >>> added([jnp.ones(2), jnp.ones(2), jnp.ones(2)]).tolist()
+      [3.0, 3.0]
+    """
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total
 
 
 def in_order(parts: jax.Array) -> jax.Array:

@@ -16,13 +16,12 @@ from memoa_jax.cost_spread import CostSpread, differing, most_agents, own_costs
 from memoa_jax.game import GameCost
 from memoa_jax.groups import check_costs
 from memoa_jax.linalg import (
-    applied,
     is_singular,
     smallest_pivot,
     solve_general,
     solve_lanes,
 )
-from memoa_jax.regression import NormalEquations
+from memoa_jax.move_regression import Forecasts
 from memoa_jax.types import (
     Action,
     Array,
@@ -40,39 +39,6 @@ GameName = Literal["hindsight", "forecast"]
 FORECAST_COST = GameCost(consensus=10.0, effort=1e-3)
 """The forecast game's default cost; chosen, with its regression's ridge and discount, on seasonal,
 random-walk, step and logistic series that no published figure of this project is about."""
-
-
-@record
-class Forecasts:
-    """Every agent's regression of the series' moves on its own features, forgotten slowly.
-
-        gram   = sum_{s<t} discount^{t-1-s} Z_s'Z_s
-        moment = sum_{s<t} discount^{t-1-s} Z_s'(y_{s+1} - y_s)
-
-    The step in progress waits in `features` [d, p, N]; `target` [d] is the last observed value
-    and `known` whether it was the last row's.
-    """
-
-    equations: NormalEquations
-    features: Array
-    target: Array
-    known: Array
-
-    def complete(self, observation: Observation, discount: Scalar) -> Forecasts:
-        """Enter the step in progress, whose move has now been observed, and begin the new one."""
-        # A move is known when both of its ends are; the others still age.
-        counted = observation.known & self.known & (observation.step > 0)
-        return Forecasts(
-            equations=self.equations.add(
-                self.features,
-                observation.target - self.target,
-                counted.astype(self.features.dtype),
-                discount,
-            ),
-            features=observation.features,
-            target=observation.target,
-            known=observation.known,
-        )
 
 
 @record
@@ -126,18 +92,13 @@ class ForecastGame:
 
     def init(self, dimensions: Dimensions, num_agents: int, dtype: Any) -> ForecastState:
         """Return forecasts that know nothing."""
-        d, p = dimensions.outputs, dimensions.features
-        forecasts = Forecasts(
-            equations=NormalEquations.empty(p, num_agents, dtype),
-            features=jnp.zeros((d, p, num_agents), dtype),
-            target=jnp.zeros((d,), dtype),
-            known=jnp.zeros((), bool),
-        )
-        return ForecastState(forecasts, jnp.zeros((self.staleness, d), dtype))
+        forecasts = Forecasts.empty(dimensions, num_agents, dtype)
+        unheard = jnp.zeros((self.staleness, dimensions.outputs), dtype)
+        return ForecastState(forecasts, unheard)
 
     def act(self, state: ForecastState, observation: Observation) -> tuple[ForecastState, Action]:
         """Forecast the move, then play the one-step game on all forecasts."""
-        forecasts, forecast = predict(self, state.forecasts, observation)
+        forecasts, forecast = state.forecasts.next(observation, self.discount, self.ridge)
         z, population, moves = observation.features, observation.population, state.moves
         game = self.game(observation)
         responses, wishes, pivots = respond(game, z, forecast)
@@ -189,14 +150,6 @@ def forecast_game(
     )
 
 
-def predict(
-    policy: ForecastGame, forecasts: Forecasts, observation: Observation
-) -> tuple[Forecasts, Array]:
-    """Enter the last move and return every agent's forecast s^i of the next one, [d, N]."""
-    forecasts = forecasts.complete(observation, policy.discount)
-    return forecasts, applied(observation.features, forecasts.equations.solve(policy.ridge))
-
-
 @record
 class MoveSurvey:
     """Asks for the mean response and the mean wish, and answers with the mean move."""
@@ -205,13 +158,13 @@ class MoveSurvey:
 
     def init(self, dimensions: Dimensions, num_agents: int, dtype: Any) -> Forecasts:
         """Return forecasts that know nothing."""
-        return self.policy.init(dimensions, num_agents, dtype).forecasts
+        return Forecasts.empty(dimensions, num_agents, dtype)
 
     def look(
         self, state: Forecasts, observation: Observation
     ) -> tuple[Forecasts, tuple[Array, Array]]:
         """Forecast, and average how the block's agents would move."""
-        state, forecast = predict(self.policy, state, observation)
+        state, forecast = state.next(observation, self.policy.discount, self.policy.ridge)
         population = observation.population
         game = self.policy.game(observation)
         responses, wishes, _ = respond(game, observation.features, forecast)

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from memoa_jax.arithmetic import computed_once
+from memoa_jax.arithmetic import added, computed_once
+from memoa_jax.cached import in_cache
 from memoa_jax.game import GameCost
 from memoa_jax.linalg import (
     UNROLLED_FEATURES,
@@ -24,7 +25,7 @@ from memoa_jax.linalg import (
     solve_stacked,
     stacked_product,
 )
-from memoa_jax.regression import NormalEquations, in_cache
+from memoa_jax.regression import NormalEquations
 from memoa_jax.responses import Answers, discounts_of
 from memoa_jax.types import Array, Dimensions, Scalar, record
 
@@ -109,16 +110,9 @@ def priced_spread(spread: tuple[Rows, ...], price: Array) -> Rows:
     """Return sum_ab price_ab spread_ab of every agent, for symmetric prices [d, d, N]."""
     pairs = list(zip(_pairs(price.shape[0]), spread, strict=True))
     return tuple(
-        _total([price[a, b][None] * rows[k] for (a, b), rows in pairs])
+        added([price[a, b][None] * rows[k] for (a, b), rows in pairs])
         for k in range(len(spread[0]))
     )
-
-
-def _total(terms: list[Array]) -> Array:
-    total = terms[0]
-    for term in terms[1:]:
-        total = total + term
-    return total
 
 
 def average_answers(cost: GameCost, known: OwnMoments, horizon: int) -> tuple[Answers, Array]:
@@ -237,9 +231,9 @@ def definite_on_average(found: Answers, cost: GameCost, known: OwnMoments) -> Ar
     def look(good: Array, t: Array) -> tuple[Array, None]:
         P = found.price[t]
         effort = jnp.broadcast_to(delta[t] * lax.stop_gradient(cost.effort), (agents,))
-        priced = [_total([P[a, b][None] * mean[b] for b in range(d)]) for a in range(d)]
+        priced = [added([P[a, b][None] * mean[b] for b in range(d)]) for a in range(d)]
         rows = [
-            row + _total([priced[a][k][None] * mean[a, : k + 1] for a in range(d)])
+            row + added([priced[a][k][None] * mean[a, : k + 1] for a in range(d)])
             for k, row in enumerate(priced_spread(known.spread, P))
         ]
         if p > UNROLLED_FEATURES:  # the library's answer is NaN where it is not definite

@@ -8,19 +8,15 @@ than it computes).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
-from memoa_jax.arithmetic import computed_once
+from memoa_jax.arithmetic import added
+from memoa_jax.cached import in_cache
 from memoa_jax.linalg import UNROLLED_FEATURES, solve_library, solve_positive_lanes
-from memoa_jax.types import Array, Scalar, Tree, record
-
-CACHED_AGENTS = 8192
-"""Agents whose elimination fits a core's cache."""
+from memoa_jax.types import Array, Scalar, record
 
 
 @record
@@ -76,10 +72,10 @@ class NormalEquations:
         outputs = range(features.shape[0])
         return NormalEquations(
             gram=tuple(
-                fade * row + _total([weighted[o, a][None] * features[o, : a + 1] for o in outputs])
+                fade * row + added([weighted[o, a][None] * features[o, : a + 1] for o in outputs])
                 for a, row in enumerate(self.gram)
             ),
-            moment=fade * self.moment + _total([weighted[o] * response[o][None] for o in outputs]),
+            moment=fade * self.moment + added([weighted[o] * response[o][None] for o in outputs]),
         )
 
     def solve(self, ridge: Scalar) -> Array:
@@ -118,14 +114,14 @@ class NormalEquations:
         p = len(self.gram)
         return jnp.stack(
             [
-                _total([self.gram[max(a, b)][min(a, b)] * readout[b] for b in range(p)])
+                added([self.gram[max(a, b)][min(a, b)] * readout[b] for b in range(p)])
                 for a in range(p)
             ]
         )
 
     def trace(self) -> Array:
         """Return every agent's sum of squared features, [N]."""
-        return _total([row[a] for a, row in enumerate(self.gram)])
+        return added([row[a] for a, row in enumerate(self.gram)])
 
 
 def _eliminate(gram: tuple[Array, ...], ridge: Array, right: Array) -> Array:
@@ -139,44 +135,3 @@ def _eliminate(gram: tuple[Array, ...], ridge: Array, right: Array) -> Array:
 def _eliminate_in_cache(gram: tuple[Array, ...], ridge: Array, right: Array) -> Array:
     solved: Array = in_cache(_eliminate, gram, ridge, right)
     return solved
-
-
-def in_cache(compute: Callable[..., Tree], *operands: Tree) -> Tree:
-    """Return compute(*operands) for some thousand agents after the other.
-
-    What lies between stays in the cache: for a million agents on CPU a quarter of the whole step's
-    time is saved. Agents are the last axis of all arrays; a scalar is the same for all of them. Not
-    to be differentiated.
-    """
-    leaves = jax.tree.leaves(operands)
-    count: int = max((leaf.shape[-1] for leaf in leaves if leaf.ndim), default=0)
-    if count < 4 * CACHED_AGENTS:
-        return compute(*operands)
-
-    def body(number: Array, filled: Tree) -> Tree:
-        # The last block overlaps the one before it, and finds the same.
-        start = jnp.minimum(number * CACHED_AGENTS, count - CACHED_AGENTS)
-
-        def cut(lanes: Array) -> Array:
-            if not lanes.ndim:
-                return lanes
-            # Read in place by all that follows, a moving slice would be slow.
-            return computed_once(lax.dynamic_slice_in_dim(lanes, start, CACHED_AGENTS, axis=-1))
-
-        def enter(all_of_it: Array, part: Array) -> Array:
-            return lax.dynamic_update_slice_in_dim(all_of_it, computed_once(part), start, axis=-1)
-
-        return jax.tree.map(enter, filled, compute(*jax.tree.map(cut, operands)))
-
-    shapes = jax.eval_shape(compute, *operands)
-    empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    found: Tree = lax.fori_loop(0, -(-count // CACHED_AGENTS), body, empty)
-    return found
-
-
-def _total(terms: list[Array]) -> Array:
-    """Add a few arrays; a reduction over a leading axis would run agent by agent on CPU."""
-    total = terms[0]
-    for term in terms[1:]:
-        total = total + term
-    return total
