@@ -46,6 +46,19 @@ class Shards(NamedTuple):
         return int(self.mesh.shape[AXIS]) * self.size
 
 
+def automatic(mesh: Mesh) -> Mesh:
+    """Return a mesh of the same devices and axes along which XLA finds how arrays are cut.
+
+    `jax.make_mesh` makes axes that stand in every array's type; looking one agent up in an array
+    cut along such an axis is then a type error.
+
+    Example:
+      >>> automatic(jax.make_mesh((1,), ("agents",))).axis_types
+      (Auto,)
+    """
+    return Mesh(mesh.devices, mesh.axis_names)
+
+
 def spread(mesh: Mesh, agents: int, *, reproducible: bool) -> Shards:
     """Spread a population over a mesh's axis "agents".
 

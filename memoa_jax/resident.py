@@ -20,6 +20,7 @@ from memoa_jax.loop import Info, Point, Program, State, begin, in_chunks, points
 from memoa_jax.mesh import (
     Layout,
     Size,
+    automatic,
     begin_sharded,
     everything,
     everywhere,
@@ -101,7 +102,7 @@ class Prepared(NamedTuple):
         together: tuple[Tree, ...] = (*parts, first, chosen)
         if mesh is None and not reproducible:
             return cls(together, size, None, agents)
-        mesh = jax.make_mesh((1,), ("agents",)) if mesh is None else mesh
+        mesh = automatic(jax.make_mesh((1,), ("agents",)) if mesh is None else mesh)
         together = everywhere(together, mesh)
         shards = spread(mesh, agents, reproducible=reproducible)
         return cls(together, size, layout_of(shards, together, size), agents)
