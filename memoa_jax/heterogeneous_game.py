@@ -104,8 +104,9 @@ class HeterogeneousGame:
         self, state: HeterogeneousState, observation: Observation
     ) -> tuple[HeterogeneousState, Action]:
         """Play the game on the known last steps when it is time to; be greedy otherwise."""
-        window, step = state.window.complete(observation), observation.step
-        latest, seen = state.window.pending_features, state.seen.see(observation.sight)
+        window, step = state.window.advance(observation), observation.step
+        latest = computed_once(window.features[(step - 1) % window.slots])
+        seen = state.seen.see(observation.sight)
         base = observation.prediction
         cost = own_costs(self.cost, self.spread, observation, self.groups)
         own = remembered(self, state.own, latest, observation)
@@ -125,8 +126,7 @@ class HeterogeneousGame:
 
         action = lax.cond(is_played(self, seen, step), play, alone)
         own = noted(self, own, observation)
-        window = window.begin(observation.features, action.base)
-        return HeterogeneousState(window, seen, own), action
+        return HeterogeneousState(window.onto(action.base), seen, own), action
 
 
 def nothing_known(
@@ -237,7 +237,7 @@ def live_on_average(
     found, first = average_answers(cost, known, policy.horizon)
     pull, singular = _pulls(policy, cost, found, seen, observation)
     steps = observation.step - policy.horizon + jnp.arange(policy.horizon)
-    wanted, order = needs(found, pull), steps % window.length
+    wanted, order = needs(found, pull), steps % window.slots
     states, control = lived(found, first, wanted, window.features, order)
 
     indefinite = _indefinite(

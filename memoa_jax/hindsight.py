@@ -118,7 +118,7 @@ class HindsightGame:
 
     def act(self, state: GameState, observation: Observation) -> tuple[GameState, Action]:
         """Play the game on the known last steps when it is time to; be greedy otherwise."""
-        window, step = state.window.complete(observation), observation.step
+        window, step = state.window.advance(observation), observation.step
         history, path = state.history, None
         if observation.told is None:
             begun = observed(observation.features, observation.population, self.groups)
@@ -136,7 +136,7 @@ class HindsightGame:
                 status=jnp.int32(Status.OK),
             ),
         )
-        return GameState(window.begin(observation.features, action.base), history), action
+        return GameState(window.onto(action.base), history), action
 
 
 def settle(
@@ -151,7 +151,7 @@ def settle(
       sight: of the step that begins.
     """
     history = history.complete(sight, begun)
-    slots = _slots(policy, sight.step)
+    slots = _slots(policy, sight.step, policy.length)
     played = (
         (sight.step >= policy.horizon)
         & (sight.step % policy.sync_every == 0)
@@ -189,9 +189,9 @@ def settle(
     return history, Plan(played=played, start=start, gains=gains, mean=mean, status=status)
 
 
-def _slots(policy: HindsightGame, step: Array) -> Array:
-    """Return where the steps played over stand in the rings, [T], oldest first."""
-    return (step - policy.horizon + jnp.arange(policy.horizon)) % policy.length
+def _slots(policy: HindsightGame, step: Array, length: int) -> Array:
+    """Return where the steps played over stand in rings of a length, [T], oldest first."""
+    return (step - policy.horizon + jnp.arange(policy.horizon)) % length
 
 
 def replay(
@@ -221,7 +221,7 @@ def replay(
     last = policy.horizon - 1
     # The last step is written out because its control is wanted.
     control = _controls(policy, plan, states, told, last, population)
-    features = window.features[_slots(policy, step)[last]]
+    features = window.features[_slots(policy, step, window.slots)[last]]
     return Action(
         base=states + jnp.sum(features * control[None], axis=1), control=control, status=plan.status
     )
@@ -253,7 +253,7 @@ def _live(
     keep: bool = False,
 ) -> tuple[Array, Array]:
     """Play all steps but the last; return the states then, and the path gone by (or made)."""
-    slots = _slots(policy, step)
+    slots = _slots(policy, step, window.slots)
     realised = path is None and policy.information == "feedback"
     start = start_of(plan.start, policy.groups)
     going = jnp.zeros((policy.horizon, *start.shape), start.dtype).at[0].set(start)
@@ -270,7 +270,7 @@ def _live(
             made = made.at[s + 1].set(mean_field_of(states, population, policy.groups))
         return (states, going, made), None
 
-    everyone = jnp.broadcast_to(plan.start[:, None], window.pending_base.shape)
+    everyone = jnp.broadcast_to(plan.start[:, None], window.base.shape)
     (states, going, made), _ = lax.scan(
         live, (everyone, going, made), jnp.arange(policy.horizon - 1)
     )
@@ -371,7 +371,7 @@ class ReplaySurvey:
 
     def look(self, state: Window, observation: Observation) -> tuple[Window, tuple[Array, Array]]:
         """Return the block's share of F at the constant path, and of its derivative."""
-        window, (plan,) = state.complete(observation), observation.told
+        window, (plan,) = state.advance(observation), observation.told
         start = start_of(plan.start, self.policy.groups)
         steps, outputs = self.policy.horizon, start.shape[0]
         constant = jnp.broadcast_to(start, (steps, outputs))
@@ -398,7 +398,7 @@ class ReplaySurvey:
             lambda: (share(constant), slopes()),
             lambda: (jnp.zeros_like(constant), nothing),
         )
-        return window.begin(observation.features, window.pending_base), found
+        return window, found
 
     def begin(self, dimensions: Dimensions, dtype: Any) -> tuple[()]:
         """Return nothing: every game is a world of its own."""

@@ -20,52 +20,53 @@ from memoa_jax.types import Array, Dimensions, Observation, Population, Sight, r
 
 @record
 class Window:
-    """The last L completed steps of a block, a ring: slot s mod L holds step s.
+    """A block's last L completed steps and the one in progress; slot s mod (L + 1) holds step s.
 
-    `features` [L, d, p, N] are Z_s, `residuals` [L, d, N] are y_{s+1} - Y_s (Y_s the value the
-    increment was added to), `known` [L] says whether y_{s+1} was seen. The step in progress
-    waits in `pending_features` [d, p, N] and `pending_base` [d, N].
+    `features` [L + 1, d, p, N] are Z_s, `residuals` [L + 1, d, N] are y_{s+1} - Y_s (Y_s the value
+    the increment was added to, `base` [d, N] that of the step in progress), `known` [L + 1] says
+    whether y_{s+1} was seen: not yet, of the step in progress.
     """
 
     features: Array
     residuals: Array
     known: Array
-    pending_features: Array
-    pending_base: Array
+    base: Array
 
     @classmethod
-    def empty(cls, length: int, dimensions: Dimensions, num_agents: int, dtype: Any) -> Window:
-        """Return a window in which nothing has happened."""
+    def empty(cls, steps: int, dimensions: Dimensions, num_agents: int, dtype: Any) -> Window:
+        """Return a window of L steps in which nothing has happened."""
         d, p = dimensions.outputs, dimensions.features
         return cls(
-            features=jnp.zeros((length, d, p, num_agents), dtype),
-            residuals=jnp.zeros((length, d, num_agents), dtype),
-            known=jnp.zeros((length,), bool),
-            pending_features=jnp.zeros((d, p, num_agents), dtype),
-            pending_base=jnp.zeros((d, num_agents), dtype),
+            features=jnp.zeros((steps + 1, d, p, num_agents), dtype),
+            residuals=jnp.zeros((steps + 1, d, num_agents), dtype),
+            known=jnp.zeros((steps + 1,), bool),
+            base=jnp.zeros((d, num_agents), dtype),
         )
 
     @property
-    def length(self) -> int:
-        """Number L of steps held."""
+    def slots(self) -> int:
+        """How many there are, L + 1."""
         return self.features.shape[0]
 
-    def complete(self, observation: Observation) -> Window:
-        """Enter the step in progress, whose target has now been observed."""
-        slot = (observation.step - 1) % self.length
-        residual = observation.target[:, None] - self.pending_base
+    def advance(self, observation: Observation) -> Window:
+        """Complete the step in progress, whose target has been observed; begin the next one.
+
+        Everything that reads the ring reads it after this: what was read before, in a slot that
+        might be the one about to be overwritten, would make XLA copy the ring at every step.
+        """
+        begun, slot = observation.step % self.slots, (observation.step - 1) % self.slots
+        residual = observation.target[:, None] - self.base
         seen = observation.known & (observation.step > 0)
         return Window(
-            features=self.features.at[slot].set(self.pending_features),
+            features=self.features.at[begun].set(observation.features),
             residuals=self.residuals.at[slot].set(residual),
-            known=self.known.at[slot].set(seen),
-            pending_features=self.pending_features,
-            pending_base=self.pending_base,
+            known=self.known.at[begun].set(False).at[slot].set(seen),
+            base=self.base,
         )
 
-    def begin(self, features: Array, base: Array) -> Window:
-        """Put the new step in waiting."""
-        return Window(self.features, self.residuals, self.known, features, base)
+    def onto(self, base: Array) -> Window:
+        """Say onto what the step in progress adds its increment."""
+        return Window(self.features, self.residuals, self.known, base)
 
 
 @record

@@ -70,12 +70,10 @@ class Greedy:
         """Return an empty window."""
         # The steps that leave windows of several lengths stand in several slots: entered anew.
         slides = self.window > ENTERED_ANEW and self.windows is None
-        # One slot more than it needs: the step that leaves is read after the new one is
-        # written, from another slot. Reading the slot about to be overwritten would make XLA
-        # copy the whole ring at every step.
-        length = self.window + 1 if slides else self.window
+        # The step that leaves is read after the new one is written.
+        steps = self.window + 1 if slides else self.window
         return GreedyState(
-            window=Window.empty(length, dimensions, num_agents, dtype),
+            window=Window.empty(steps, dimensions, num_agents, dtype),
             equations=NormalEquations.empty(dimensions.features, num_agents, dtype)
             if slides
             else None,
@@ -83,7 +81,7 @@ class Greedy:
 
     def act(self, state: GreedyState, observation: Observation) -> tuple[GreedyState, Action]:
         """Fit the recent residuals, each agent its own, and apply the fit once more."""
-        window, step = state.window.complete(observation), observation.step
+        window, step = state.window.advance(observation), observation.step
         policy = self.of_agents(observation.population, observation.features.dtype)
         equations = state.equations
         if equations is None:
@@ -94,12 +92,12 @@ class Greedy:
             fitted = equations = lax.cond(
                 step % self.window == 0,
                 lambda: window_equations(policy, window, step),
-                lambda: slide(policy, slid, window, state.window.pending_features, step),
+                lambda: slide(policy, slid, window, step),
             )
         base = observation.prediction
         control = fitted.solve(policy.cost.effort)
         action = Action(base=base, control=control, status=jnp.int32(Status.OK))
-        return GreedyState(window.begin(observation.features, base), equations), action
+        return GreedyState(window.onto(base), equations), action
 
 
 def make_greedy(
@@ -141,7 +139,7 @@ def window_equations(policy: Greedy, window: Window, step: Array) -> NormalEquat
     dtype = window.features.dtype
 
     def enter(equations: NormalEquations, age: Array | int) -> NormalEquations:
-        slot = (step - 1 - age) % window.length
+        slot = (step - 1 - age) % window.slots
         counted = window.known[slot] & (age < step)
         counted = counted if policy.reach is None else counted & (age < policy.reach)
         weight = jnp.where(counted, _faded(policy, age, dtype), 0.0)
@@ -154,17 +152,14 @@ def window_equations(policy: Greedy, window: Window, step: Array) -> NormalEquat
 
 
 def slide(
-    policy: Greedy, equations: NormalEquations, window: Window, newest: Array, step: Array
+    policy: Greedy, equations: NormalEquations, window: Window, step: Array
 ) -> NormalEquations:
-    """Enter the newest step, of features `newest`, and take out the one that leaves.
-
-    O(d p^2) per agent.
-    """
-    dtype = newest.dtype
-    entered, leaving = (step - 1) % window.length, (step - 1 - policy.window) % window.length
+    """Enter the newest step and take out the one that leaves; O(d p^2) per agent."""
+    dtype = window.features.dtype
+    entered, leaving = (step - 1) % window.slots, (step - 1 - policy.window) % window.slots
     gone = jnp.where(window.known[leaving], -_faded(policy, policy.window, dtype), 0.0)
     return equations.add(
-        newest,
+        computed_once(window.features[entered]),
         window.residuals[entered],
         window.known[entered].astype(dtype),
         _faded(policy, 1, dtype),
