@@ -1,6 +1,6 @@
 """What each policy costs beside the greedy stream, in one run: all take turns, and ratios are told.
 
-    python benchmarks/ratios.py --agents 1000000 --rows 21 --repeats 5
+    python benchmarks/ratios.py --devices 1 2
 
 Each number of devices has a process of its own, kept to as many cores, in which all cases are
 compiled first; then every repeat runs every case once, so that what slows the machine meanwhile
@@ -25,9 +25,6 @@ CASES = (
     "decentralized:resident",
     "forecast:stream",
     "forecast:resident",
-    "offline:stream",
-    "heterogeneous:stream",
-    "heterogeneous:resident",
 )
 """What is compared, the reference first; names of `cases.POLICIES` and a schedule each."""
 
@@ -116,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Compare, print and save."""
     parser = harness.Parser(description=__doc__.partition("\n")[0])
     parser.add_argument("--agents", type=harness.positive, default=10**6)
-    parser.add_argument("--rows", type=harness.positive, default=21)
+    parser.add_argument("--rows", type=harness.positive, default=101)
     parser.add_argument("--repeats", type=harness.positive, default=5)
     parser.add_argument("--devices", type=harness.positive, nargs="+", default=[1])
     parser.add_argument("--cases", type=case_of, nargs="+", default=list(CASES))
