@@ -19,15 +19,25 @@ from memoa_jax.types import Array, Tree
 
 CACHED_AGENTS = 8192
 """Agents whose elimination fits a core's cache."""
+LANES = 16
+"""Whole vectors: what is left over after them may be rounded differently."""
 
 
 def in_cache(compute: Callable[..., Tree], *operands: Tree) -> Tree:
     """Return compute(*operands), some thousand agents after the other."""
+    count = _agents(operands)
+    if count < 4 * CACHED_AGENTS:
+        return compute(*operands)
 
-    def without(_: None, *rest: Tree) -> Tree:
-        return compute(*rest)
+    def body(number: Array, filled: Tree) -> Tree:
+        # The last block overlaps the one before it, and finds the same.
+        start = jnp.minimum(number * CACHED_AGENTS, count - CACHED_AGENTS)
+        found = compute(*jax.tree.map(lambda x: _read(x, start, CACHED_AGENTS), operands))
+        return _entered(filled, jax.tree.map(computed_once, found), start)
 
-    return updated_in_cache(lambda kept, *_: kept, without, None, *operands)[1]
+    empty = _blank(jax.eval_shape(compute, *operands))
+    found: Tree = lax.fori_loop(0, -(-count // CACHED_AGENTS), body, empty)
+    return found
 
 
 def updated_in_cache(
@@ -35,53 +45,65 @@ def updated_in_cache(
 ) -> tuple[Tree, Tree]:
     """Return kept = update(kept, *operands), in the old one's memory, and compute(kept, *operands).
 
-    Some thousand agents after the other, of which each is updated once: `update` may add to a sum.
+    All at once where the agents cannot be cut into equal blocks of whole vectors: everybody must
+    be updated once, and rounded as everybody else is.
     """
     count = _agents((kept, operands))
-    if count < 4 * CACHED_AGENTS:
+    size = block_size(count)
+    if size is None:
         kept = update(kept, *operands)
         return kept, compute(kept, *operands)
+    blocks = count // size
 
     def body(number: Array, filled: tuple[Tree, Tree]) -> tuple[Tree, Tree]:
-        # The last block overlaps the one before it.
-        first = number * CACHED_AGENTS
-        start = jnp.minimum(first, count - CACHED_AGENTS)
-
-        def cut(lanes: Array) -> Array:
-            if not lanes.ndim:
-                return lanes
-            return lax.dynamic_slice_in_dim(lanes, start, CACHED_AGENTS, axis=-1)
-
-        def read(lanes: Array) -> Array:
-            # Read in place by all that follows, a moving slice would be slow.
-            return computed_once(cut(lanes)) if lanes.ndim else lanes
-
-        def enter(all_of_it: Array, part: Array) -> Array:
-            return lax.dynamic_update_slice_in_dim(all_of_it, part, start, axis=-1)
-
-        there = jax.tree.map(read, operands)
-
-        def all_new() -> Tree:
-            return update(jax.tree.map(cut, filled[0]), *there)
-
-        def some_new() -> Tree:
-            before = jax.tree.map(cut, filled[0])
-            new = start + jnp.arange(CACHED_AGENTS) >= first
-
-            def choose(after: Array, before: Array) -> Array:
-                return jnp.where(jnp.broadcast_to(new, after.shape), after, before)
-
-            return jax.tree.map(choose, update(before, *there), before)
-
-        # A branch also keeps what it returns, once; XLA would copy an update into all its uses.
-        here = lax.cond(start == first, all_new, some_new)
+        start = number * size
+        there = jax.tree.map(lambda x: _read(x, start, size), operands)
+        here = jax.tree.map(lambda x: _cut(x, start, size), filled[0])
+        # Always so; but what a branch returns is computed once and kept, where XLA would copy
+        # the update into all its uses.
+        here = lax.cond(number < blocks, lambda: update(here, *there), lambda: here)
         found = jax.tree.map(computed_once, compute(here, *there))
-        return jax.tree.map(enter, filled, (here, found))
+        return _entered(filled, (here, found), start)
 
-    shapes = jax.eval_shape(compute, kept, *operands)
-    empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    found: tuple[Tree, Tree] = lax.fori_loop(0, -(-count // CACHED_AGENTS), body, (kept, empty))
+    empty = _blank(jax.eval_shape(compute, kept, *operands))
+    found: tuple[Tree, Tree] = lax.fori_loop(0, blocks, body, (kept, empty))
     return found
+
+
+def block_size(count: int) -> int | None:
+    """Return agents per block, about `CACHED_AGENTS`, that cut a large population evenly.
+
+    Example:
+      >>> block_size(10**6), block_size(10**5), block_size(100_003), block_size(1000)
+      (8000, 10000, None, None)
+    """
+    if count < 4 * CACHED_AGENTS or count % LANES:
+        return None
+    near = (
+        *range(CACHED_AGENTS, CACHED_AGENTS // 2, -LANES),
+        *range(CACHED_AGENTS, 2 * CACHED_AGENTS, LANES),
+    )
+    return next((size for size in near if count % size == 0), None)
+
+
+def _cut(lanes: Array, start: Array, size: int) -> Array:
+    return lax.dynamic_slice_in_dim(lanes, start, size, axis=-1) if jnp.ndim(lanes) else lanes
+
+
+def _read(lanes: Array, start: Array, size: int) -> Array:
+    # Read in place by all that follows, a moving slice would be slow.
+    return computed_once(_cut(lanes, start, size)) if jnp.ndim(lanes) else lanes
+
+
+def _entered(filled: Tree, parts: Tree, start: Array) -> Tree:
+    def enter(all_of_it: Array, part: Array) -> Array:
+        return lax.dynamic_update_slice_in_dim(all_of_it, part, start, axis=-1)
+
+    return jax.tree.map(enter, filled, parts)
+
+
+def _blank(shapes: Tree) -> Tree:
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 def _agents(operands: Any) -> int:

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import said_by
 
-from memoa_jax.cached import CACHED_AGENTS, in_cache, updated_in_cache
+from memoa_jax.cached import CACHED_AGENTS, block_size, in_cache, updated_in_cache
 from memoa_jax.encoders import random_features
 from memoa_jax.game import GameCost
 from memoa_jax.mixture import ridge_mixture
@@ -19,7 +20,7 @@ FIRST = 4 * CACHED_AGENTS
 """From so many agents on they are taken in parts."""
 
 
-@pytest.mark.parametrize("count", [7, FIRST, FIRST + 1, 5 * CACHED_AGENTS - 1])
+@pytest.mark.parametrize("count", [7, FIRST, FIRST + 1, 40_000])
 def test_everybody_is_updated_once(count):
     rng = np.random.default_rng(0)
     total, more = rng.normal(size=(3, count)), rng.normal(size=count)
@@ -44,6 +45,15 @@ def test_everybody_is_updated_once(count):
     np.testing.assert_array_equal(alone["twice"], 2 * more)
 
 
+def test_blocks_are_equal_and_of_whole_vectors():
+    for count in (FIRST, 36_000, 10**5, 10**6, 10**7, 2**20):
+        size = block_size(count)
+        assert count % size == 0
+        assert size % 16 == 0
+        assert CACHED_AGENTS // 2 < size < 2 * CACHED_AGENTS
+    assert all(block_size(count) is None for count in (FIRST - 16, FIRST + 1, 100_003, 16 * 65_537))
+
+
 def regress(Z, y, known, discount, ridge):
     """Forecasts [n, d, N] of plain numpy, one agent after the other."""
     n, d, p, count = Z.shape
@@ -60,7 +70,9 @@ def regress(Z, y, known, discount, ridge):
     return found
 
 
-@pytest.mark.parametrize(("d", "p", "count"), [(1, 2, FIRST + 5), (3, 2, FIRST + 9), (2, 17, 6)])
+@pytest.mark.parametrize(
+    ("d", "p", "count"), [(1, 2, FIRST), (3, 2, 36_000), (3, 2, FIRST + 9), (2, 17, 6)]
+)
 def test_forecasts_of_many_agents(d, p, count):
     """The first and the last agents and those where two parts meet, against numpy."""
     n, rng = 4, np.random.default_rng(1)
@@ -93,6 +105,42 @@ def test_forecasts_of_many_agents(d, p, count):
     np.testing.assert_allclose(run(Z, 0.9, 0.1)[..., some], expected, rtol=1e-9, atol=1e-12)
 
 
+SAME_BITS = """
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from memoa_jax.move_regression import Entry, _at_once, _entered
+from memoa_jax.regression import NormalEquations
+
+p, count = 3, 36_000
+keys = jax.random.split(jax.random.key(3), 6)
+
+def run(forecast):
+    @jax.jit
+    def step(equations, keys, size):
+        Z = [size * jax.random.normal(key, (1, p, count), jnp.float32) for key in keys]
+        one, discount, ridge = (jnp.float32(x) for x in (1.0, 0.97, 1e-3))
+        return forecast(equations, Entry(*Z, (size * one,), one, discount, ridge))
+
+    equations, found = NormalEquations.empty(p, count, jnp.float32), []
+    for t in range(5):
+        size = jnp.float32(100.0 if t < 2 else 1.0)
+        equations, forecasts = step(equations, keys[t : t + 2], size)
+        found.append(forecasts)
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(equations)], np.asarray(found)
+
+(parts, forecasts), (whole, expected) = run(_entered), run(_at_once)
+assert all(np.array_equal(*pair) for pair in zip(parts, whole)), "equations"
+assert np.any(expected)
+"""
+
+
+def test_everybody_is_rounded_as_all_at_once_would_be():
+    """Bit for bit, as users compile: after large steps other rounding is other forecasts."""
+    said_by(SAME_BITS)
+
+
 def test_a_population_taken_in_parts_is_a_stream_of_small_blocks_and_has_its_gradient():
     y = np.random.default_rng(2).normal(size=(5, 1))
     series = make_series(y, y, "noise")
@@ -104,7 +152,7 @@ def test_a_population_taken_in_parts_is_a_stream_of_small_blocks_and_has_its_gra
             random_features(2),
             policy,
             ridge_mixture(),
-            num_agents=FIRST + 1,
+            num_agents=FIRST,
             key=jax.random.key(0),
             schedule=schedule,
             dtype="float64",
