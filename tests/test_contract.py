@@ -258,9 +258,11 @@ def member(request):
 
 
 def test_a_sweep_compiles_once(member):
-    results = [member.live(member.make(value)) for value in np.linspace(0.2, 2.0, 8)]
-    assert len(member.traces) == 1
-    assert not np.array_equal(results[0], results[-1])
+    first = member.live(member.make(0.2))
+    so_far = len(member.traces)  # tests before this one may have traced it under vmap or grad
+    results = [member.live(member.make(value)) for value in np.linspace(0.4, 2.0, 7)]
+    assert len(member.traces) == so_far >= 1
+    assert not np.array_equal(first, results[-1])
 
 
 def test_vmap_over_parameters_equals_a_loop(member):
