@@ -131,13 +131,13 @@ def run(forecast):
     return [np.asarray(leaf) for leaf in jax.tree.leaves(equations)], np.asarray(found)
 
 (parts, forecasts), (whole, expected) = run(_entered), run(_at_once)
-assert all(np.array_equal(*pair) for pair in zip(parts, whole)), "equations"
-assert np.any(expected)
+assert all(np.array_equal(*pair) for pair in zip(parts, whole)), "sums"
+np.testing.assert_allclose(forecasts, expected, rtol=1e-3, atol=1e-3)
 """
 
 
-def test_everybody_is_rounded_as_all_at_once_would_be():
-    """Bit for bit, as users compile: after large steps other rounding is other forecasts."""
+def test_sums_are_rounded_as_all_at_once_would_be():
+    """Bit for bit, as users compile: after large steps other sums are other forecasts."""
     said_by(SAME_BITS)
 
 
