@@ -25,6 +25,14 @@ class Grouped:
         return max(encoder.features for encoder in self.encoders)
 
     @property
+    def shared_input(self) -> bool:
+        """Whether one input drives all features of an output alike: the zeros of none, too."""
+        return all(
+            getattr(encoder, "shared_input", False) and encoder.features == self.features
+            for encoder in self.encoders
+        )
+
+    @property
     def groups(self) -> int:
         """Number K of groups."""
         return len(self.encoders)

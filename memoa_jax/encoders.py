@@ -6,7 +6,7 @@ An encoder is data; its functions are pure. Per-agent parameters and noise are f
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +69,7 @@ class RandomFeatures:
 
     noise: Scalar
     features: int = static()
+    shared_input: ClassVar[bool] = True
 
     def parameters(self, agents: Agents, dimensions: Dimensions, dtype: Any) -> FeatureWeights:
         """Draw A and b."""
@@ -122,6 +123,7 @@ class EchoState:
     noise: Scalar
     features: int = static()
     activation: Activation = static()
+    shared_input: ClassVar[bool] = True
 
     def parameters(self, agents: Agents, dimensions: Dimensions, dtype: Any) -> FeatureWeights:
         """Draw A, b and B."""
@@ -270,6 +272,11 @@ class Views:
     def features(self) -> int:
         """Number p of features per output."""
         return self.encoder.features
+
+    @property
+    def shared_input(self) -> bool:
+        """Whether one input drives all features of an output alike."""
+        return getattr(self.encoder, "shared_input", False)
 
     def parameters(self, agents: Agents, dimensions: Dimensions, dtype: Any) -> ViewParameters:
         """Draw every agent's delay and offset, and the inner encoder's parameters."""

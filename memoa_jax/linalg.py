@@ -265,9 +265,10 @@ def _solve_ldl(matrix: SymmetricLanes, right: Lanes) -> list[Array]:
 def solve_positive_lanes(matrix: SymmetricLanes, right: Lanes) -> list[Array]:
     """Solve one small positive semidefinite system per agent, by Cholesky; see `solve_lanes`.
 
-    A fifth cheaper than LDL': an entry is computed in one piece. Where rounding has made a pivot
-    not positive, rounding's size stands in for it: such a system has a finite answer too. It is
-    not differentiated; the caller says what the gradient is.
+    A fifth cheaper than LDL': an entry is computed in one piece. A component whose pivot is of
+    rounding's size is one that those before it explain as far as the dtype can tell: it is left
+    out (0), and no rounding, be it such that the matrix is indefinite, makes the solution large.
+    Not differentiated; the caller says what the gradient is.
 
     Example:
       >>> two, one = jnp.full(3, 2.0), jnp.ones(3)
@@ -275,7 +276,8 @@ def solve_positive_lanes(matrix: SymmetricLanes, right: Lanes) -> list[Array]:
       [1.0, 0.0]
     """
     p = len(right)
-    rounding = p * float(jnp.finfo(right[0].dtype).eps)
+    finfo = jnp.finfo(right[0].dtype)
+    rounding, infinite = p * float(finfo.eps), float(finfo.max)
     lower: list[list[Array]] = []
     roots: list[Array] = []
     # As in `_factor_ldl`, every chain ends in what XLA does not copy: a division or a root.
@@ -289,7 +291,7 @@ def solve_positive_lanes(matrix: SymmetricLanes, right: Lanes) -> list[Array]:
         pivot = matrix[a][a]
         for entry in lower[a]:
             pivot = pivot - entry * entry
-        roots.append(jnp.sqrt(jnp.maximum(pivot, rounding * matrix[a][a])))
+        roots.append(jnp.sqrt(jnp.where(pivot <= rounding * matrix[a][a], infinite, pivot)))
     solution: list[Array] = []
     for a in range(p):
         value = right[a]

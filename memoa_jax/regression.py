@@ -8,15 +8,21 @@ than it computes).
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from numpy.typing import NDArray
 
 from memoa_jax.arithmetic import added
 from memoa_jax.cached import in_cache
 from memoa_jax.linalg import UNROLLED_FEATURES, solve_library, solve_positive_lanes
 from memoa_jax.types import Array, Scalar, record
+
+Penalty = NDArray[np.floating[Any]]
+"""Known when a run is compiled, [p, p]."""
 
 
 @record
@@ -78,11 +84,12 @@ class NormalEquations:
             moment=fade * self.moment + added([weighted[o] * response[o][None] for o in outputs]),
         )
 
-    def solve(self, ridge: Scalar) -> Array:
-        """Return (gram + ridge I)^{-1} moment of every agent, [p, N]; exact, O(p^3) per agent.
+    def solve(self, ridge: Scalar, penalty: Penalty | None = None) -> Array:
+        """Return (gram + ridge P)^{-1} moment of every agent, [p, N]; exact, O(p^3) per agent.
 
         Args:
           ridge: > 0, a scalar or one per agent [N].
+          penalty: P, positive definite, the same for all agents; the identity for None.
 
         Example:
           >>> one = NormalEquations((jnp.ones((1, 2)),), jnp.ones((1, 2)))
@@ -91,23 +98,39 @@ class NormalEquations:
         """
         p = len(self.gram)
         ridge = jnp.asarray(ridge, self.moment.dtype)
+        penalty = np.eye(p) if penalty is None else penalty
         if p <= UNROLLED_FEATURES:
             # Its gradient solves a second system, instead of going through the elimination.
             solution: Array = lax.custom_linear_solve(
-                lambda x: self.multiply(x) + jnp.broadcast_to(ridge, x.shape[-1:])[None] * x,
+                lambda x: self._penalised(ridge, penalty).multiply(x),
                 self.moment,
                 solve=lambda _, right: lax.platform_dependent(
-                    self.gram, ridge, right, cpu=_eliminate_in_cache, default=_eliminate
+                    self.gram,
+                    ridge,
+                    right,
+                    cpu=functools.partial(in_cache, functools.partial(_eliminate, penalty)),
+                    default=functools.partial(_eliminate, penalty),
                 ),
                 symmetric=True,
             )
             return solution
-        rows = [jnp.pad(row, ((0, p - 1 - a), (0, 0))) for a, row in enumerate(self.gram)]
+        gram = self._penalised(ridge, penalty).gram
+        rows = [jnp.pad(row, ((0, p - 1 - a), (0, 0))) for a, row in enumerate(gram)]
         lower = jnp.moveaxis(jnp.stack(rows), -1, 0)
         identity = jnp.eye(p, dtype=lower.dtype)[None]
-        ridge = jnp.broadcast_to(ridge, self.moment.shape[-1:])[:, None, None]
         both = lower + jnp.swapaxes(lower, 1, 2)
-        return solve_library(both - lower * identity + ridge * identity, self.moment.T).T
+        return solve_library(both - lower * identity, self.moment.T).T
+
+    def _penalised(self, ridge: Array, penalty: Penalty) -> NormalEquations:
+        """Return the equations with ridge P added to the Gram matrix."""
+        strength = jnp.broadcast_to(ridge, self.moment.shape[-1:])[None]
+        return NormalEquations(
+            tuple(
+                row + jnp.asarray(penalty[a, : a + 1], ridge.dtype)[:, None] * strength
+                for a, row in enumerate(self.gram)
+            ),
+            self.moment,
+        )
 
     def multiply(self, readout: Array) -> Array:
         """Return gram x of every agent, [p, N], for x [p, N]."""
@@ -124,14 +147,10 @@ class NormalEquations:
         return added([row[a] for a, row in enumerate(self.gram)])
 
 
-def _eliminate(gram: tuple[Array, ...], ridge: Array, right: Array) -> Array:
+def _eliminate(penalty: Penalty, gram: tuple[Array, ...], ridge: Array, right: Array) -> Array:
     """Solve for all agents at once, [p, N]."""
     matrix = [
-        [row[b] + ridge if a == b else row[b] for b in range(a + 1)] for a, row in enumerate(gram)
+        [row[b] + ridge * float(penalty[a, b]) if penalty[a, b] else row[b] for b in range(a + 1)]
+        for a, row in enumerate(gram)
     ]
     return jnp.stack(solve_positive_lanes(matrix, list(right)))
-
-
-def _eliminate_in_cache(gram: tuple[Array, ...], ridge: Array, right: Array) -> Array:
-    solved: Array = in_cache(_eliminate, gram, ridge, right)
-    return solved

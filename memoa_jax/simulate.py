@@ -287,6 +287,7 @@ def prepare(
         inputs=series.inputs.shape[1],
         outputs=outputs,
         features=encoder.features,
+        shared_input=getattr(encoder, "shared_input", False),
     )
     words = seed_words(key)
     if schedule == "resident":

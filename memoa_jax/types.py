@@ -279,18 +279,25 @@ class Action:
 
 @record
 class Dimensions:
-    """The static sizes of a run: points n, inputs k, outputs d, features p per output."""
+    """The static sizes of a run: points n, inputs k, outputs d, features p per output.
+
+    `shared_input` says of the features that one input drives those of an output all alike.
+    """
 
     points: int = static()
     inputs: int = static()
     outputs: int = static()
     features: int = static()
+    shared_input: bool = static(default=False)
 
 
 class Encoder(Protocol):
     """Turns inputs into each agent's features. Data (a pytree) plus three pure functions.
 
-    `features` is the static number p of features per output.
+    `features` is the static number p of features per output. An encoder may have `shared_input`,
+    a static bool: True where one input drives all features of an output alike, phi(A x 1' + b),
+    so that they are nearly the same number when it is large; regressions then keep their precision
+    (`memoa_jax.move_regression`). It changes rounding, nothing else.
     """
 
     @property

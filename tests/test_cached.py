@@ -121,7 +121,7 @@ def run(forecast):
     def step(equations, keys, size):
         Z = [size * jax.random.normal(key, (1, p, count), jnp.float32) for key in keys]
         one, discount, ridge = (jnp.float32(x) for x in (1.0, 0.97, 1e-3))
-        return forecast(equations, Entry(*Z, (size * one,), one, discount, ridge))
+        return forecast(True, equations, Entry(*Z, (size * one,), one, discount, ridge))
 
     equations, found = NormalEquations.empty(p, count, jnp.float32), []
     for t in range(5):

@@ -9,6 +9,7 @@ from jax.extend.random import threefry_2x32
 from memoa_jax.draws import (
     Stream,
     _bits,
+    _log,
     _sine,
     normals,
     seed_words,
@@ -46,11 +47,19 @@ def test_cipher_equals_jax_bit_for_bit():
     np.testing.assert_array_equal(np.concatenate(ours), np.asarray(theirs))
 
 
-def test_short_polynomial_matches_numpy():
+def test_short_polynomials_match_numpy():
     angle = np.linspace(-np.pi / 2, np.pi / 2, 100_001)
     sine = _sine(jnp.asarray(angle, jnp.float32))
     exact = angle.astype(np.float32).astype(np.float64)
     np.testing.assert_allclose(sine, np.sin(exact), atol=2e-7)
+    words = np.random.default_rng(0).integers(0, 2**31, 100_000)
+    near_one = 2**31 - np.arange(1, 2**31, 2**14) % 2**20
+    words = np.concatenate([words, near_one, 2 ** np.arange(31), 2 ** np.arange(31) - 1])
+    values = ((words + 0.5) * 2.0**-31).astype(np.float32)
+    assert values.min() == np.float32(2.0**-32)
+    assert values.max() == 1
+    found, exact = _log(jnp.asarray(values)), np.log(values.astype(np.float64))
+    np.testing.assert_allclose(found, exact, rtol=4e-7)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
