@@ -42,11 +42,11 @@ class Sample(NamedTuple):
     mean_field: Sequence[float]
 
     @classmethod
-    def of(cls, result: Result) -> Sample:
+    def of(cls, result: Result, count: int = CHECKED) -> Sample:
         """Take random agents of a run that kept its costs."""
         costs = np.asarray(result.agent_costs)
         draw = np.random.default_rng(0)
-        chosen = np.sort(draw.choice(len(costs), min(CHECKED, len(costs)), replace=False))
+        chosen = np.sort(draw.choice(len(costs), min(count, len(costs)), replace=False))
         return cls(chosen.tolist(), costs[chosen].tolist(), np.ravel(result.mean_field).tolist())
 
 
