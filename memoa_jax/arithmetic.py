@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -25,6 +25,23 @@ def computed_once(values: jax.Array) -> jax.Array:
     """
     one = jnp.where(lax.stop_gradient(values == values), 1.0, 2.0).astype(values.dtype)
     return values / one
+
+
+def apart(compute: Callable[..., Any], *operands: Any) -> Any:
+    """Return compute(*operands), floating-point arrays, compiled as a computation of its own.
+
+    XLA then copies nothing of it into what uses it, and nothing of what it uses into it. It is
+    the branch of a condition that always holds, which XLA is kept from knowing.
+
+    Example:
+      >>> apart(lambda x: x + 1, jnp.ones(2)).tolist()
+      [2.0, 2.0]
+    """
+    compute = jax.jit(compute)  # traced once for its shapes and its branch
+    found = jax.eval_shape(compute, *operands)
+    always = lax.optimization_barrier(jnp.asarray(True))
+    never = jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), found)
+    return lax.cond(always, compute, lambda *_: never, *operands)
 
 
 def added(terms: Sequence[jax.Array]) -> jax.Array:

@@ -162,6 +162,7 @@ def settle(
     lived = jax.tree.map(lambda ring: ring[slots], history.features)
     moments = lived.moments
 
+    @jax.jit  # traced once for its shapes and its branch
     def solved() -> tuple[FeedbackGains, Array]:
         gains, status = solve(
             policy.cost,

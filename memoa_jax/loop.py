@@ -110,6 +110,7 @@ class Info:
     recorded: dict[str, Array]
 
 
+@jax.jit  # Within a larger program: so that its trace serves all who ask for its shapes.
 def advance(program: Program, state: State, point: Point) -> tuple[State, Info]:
     """Live through one step: see y_t, score, encode, decide, predict y_{t+1}, weigh.
 
@@ -140,7 +141,11 @@ def advance(program: Program, state: State, point: Point) -> tuple[State, Info]:
     )
     policy_state, action = program.policy.act(state.policy, observation)
     control = population.only_present(action.control)
-    prediction = action.base + applied(features, control)
+    move, effort = (
+        None if value is None else population.only_present(value)
+        for value in (action.move, action.effort)
+    )
+    prediction = action.base + (applied(features, control) if move is None else move)
     wild = None
     if bounds is not None:
         wild = bounds.wild(prediction)
@@ -157,7 +162,7 @@ def advance(program: Program, state: State, point: Point) -> tuple[State, Info]:
         known=point.known,
         voters=state.present,
         move=target - state.target,
-        control=control,
+        effort=jnp.sum(control**2, axis=0) if effort is None else effort,
         features=features,
     )
     mean_field = population.mean(prediction)

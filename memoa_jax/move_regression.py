@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from memoa_jax.cached import updated_in_cache
-from memoa_jax.linalg import UNROLLED_FEATURES, applied
 from memoa_jax.regression import NormalEquations, Penalty
 from memoa_jax.types import Array, Dimensions, Observation, Scalar, record, static
 
@@ -54,15 +49,10 @@ class Forecasts:
         counted = observation.known & self.known & (observation.step > 0)
         seen = observation.features
         features = contrasted(seen) if self.contrasts else seen
-        entry = Entry(
-            before=self.features,
-            features=features,
-            move=tuple(observation.target - self.target),
-            counted=counted.astype(features.dtype),
-            discount=discount,
-            ridge=ridge,
-        )
-        equations, forecast = _entered(self.contrasts, self.equations, entry)
+        move, weight = observation.target - self.target, counted.astype(features.dtype)
+        equations = self.equations.add(self.features, move, weight, discount)
+        penalty = contrasted_penalty(features.shape[1]) if self.contrasts else None
+        forecast = equations.predict(ridge, features, penalty)
         waiting = (features, observation.target, observation.known)
         return Forecasts(equations, *waiting, self.contrasts), forecast
 
@@ -87,61 +77,9 @@ def contrasted_penalty(features: int) -> Penalty:
     """Return T T' of p features: |theta|^2 in terms of the contrasts' weights, theta = T' w.
 
     Example:
-      >>> contrasted_penalty(3).tolist()
-      [[1.0, -1.0, -1.0], [-1.0, 2.0, 1.0], [-1.0, 1.0, 2.0]]
+      >>> contrasted_penalty(3)
+      ((1.0, -1.0, -1.0), (-1.0, 2.0, 1.0), (-1.0, 1.0, 2.0))
     """
     change = np.eye(features)
     change[1:, 0] = -1
-    return change @ change.T
-
-
-class Entry(NamedTuple):
-    """A step of the regression: the features whose move is now known, and those of the next."""
-
-    before: Array
-    features: Array
-    move: tuple[Array, ...]
-    counted: Array
-    discount: Scalar
-    ridge: Scalar
-
-
-def _enter(equations: NormalEquations, entry: Entry) -> NormalEquations:
-    move = jnp.stack(entry.move)
-    return equations.add(entry.before, move, entry.counted, entry.discount)
-
-
-def _fit(contrasts: bool, equations: NormalEquations, entry: Entry) -> Array:
-    penalty = contrasted_penalty(len(equations.gram)) if contrasts else None
-    return applied(entry.features, equations.solve(entry.ridge, penalty))
-
-
-def _at_once(
-    contrasts: bool, equations: NormalEquations, entry: Entry
-) -> tuple[NormalEquations, Array]:
-    equations = _enter(equations, entry)
-    return equations, _fit(contrasts, equations, entry)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _entered(
-    contrasts: bool, equations: NormalEquations, entry: Entry
-) -> tuple[NormalEquations, Array]:
-    """Enter and fit; on CPU in one pass through the memory of all agents instead of three."""
-    if len(equations.gram) > UNROLLED_FEATURES:
-        return _at_once(contrasts, equations, entry)
-    found: tuple[NormalEquations, Array] = lax.platform_dependent(
-        equations,
-        entry,
-        cpu=functools.partial(updated_in_cache, _enter, functools.partial(_fit, contrasts)),
-        default=functools.partial(_at_once, contrasts),
-    )
-    return found
-
-
-@_entered.defjvp
-def _entered_jvp(
-    contrasts: bool, primals: tuple[Any, ...], tangents: tuple[Any, ...]
-) -> tuple[Any, Any]:
-    found: tuple[Any, Any] = jax.jvp(functools.partial(_at_once, contrasts), primals, tangents)
-    return found
+    return tuple(map(tuple, (change @ change.T).tolist()))

@@ -11,18 +11,24 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
-from numpy.typing import NDArray
 
-from memoa_jax.arithmetic import added
+from memoa_jax.arithmetic import added, apart
 from memoa_jax.cached import in_cache
-from memoa_jax.linalg import UNROLLED_FEATURES, solve_library, solve_positive_lanes
+from memoa_jax.linalg import (
+    UNROLLED_FEATURES,
+    applied,
+    bilinear_in_one_loop,
+    solve_in_one_loop,
+    solve_library,
+    solve_positive_lanes,
+)
 from memoa_jax.types import Array, Scalar, record
 
-Penalty = NDArray[np.floating[Any]]
-"""Known when a run is compiled, [p, p]."""
+Penalty = tuple[tuple[float, ...], ...]
+"""A matrix [p, p], known when a run is compiled."""
 
 
 @record
@@ -98,8 +104,9 @@ class NormalEquations:
         """
         p = len(self.gram)
         ridge = jnp.asarray(ridge, self.moment.dtype)
-        penalty = np.eye(p) if penalty is None else penalty
+        penalty = plain(p) if penalty is None else penalty
         if p <= UNROLLED_FEATURES:
+            eliminate = functools.partial(_eliminate, penalty=penalty)
             # Its gradient solves a second system, instead of going through the elimination.
             solution: Array = lax.custom_linear_solve(
                 lambda x: self._penalised(ridge, penalty).multiply(x),
@@ -108,8 +115,8 @@ class NormalEquations:
                     self.gram,
                     ridge,
                     right,
-                    cpu=functools.partial(in_cache, functools.partial(_eliminate, penalty)),
-                    default=functools.partial(_eliminate, penalty),
+                    cpu=functools.partial(in_cache, eliminate),
+                    default=eliminate,
                 ),
                 symmetric=True,
             )
@@ -121,12 +128,42 @@ class NormalEquations:
         both = lower + jnp.swapaxes(lower, 1, 2)
         return solve_library(both - lower * identity, self.moment.T).T
 
+    def predict(self, ridge: Scalar, features: Array, penalty: Penalty | None = None) -> Array:
+        """Return Z x, [d, N], of the solution x = `solve(ridge, penalty)`; the same up to rounding.
+
+        Args:
+          ridge: as in `solve`.
+          features: Z [d, p, N].
+          penalty: as in `solve`.
+
+        Example:
+          >>> one = NormalEquations((jnp.ones((1, 2)),), jnp.ones((1, 2)))
+          >>> one.predict(3.0, jnp.full((1, 1, 2), 8.0)).tolist()
+          [[2.0, 2.0]]
+        """
+        penalty = plain(len(self.gram)) if penalty is None else penalty
+        return _predicted(penalty, self, jnp.asarray(ridge, features.dtype), features)
+
+    def fit(self, ridge: Scalar, features: Array) -> tuple[Array, Array]:
+        """Return Z x, [d, N], and |x|^2, [N], of x = `solve(ridge)`; the same up to rounding.
+
+        Args:
+          ridge: as in `solve`.
+          features: Z [d, p, N].
+
+        Example:
+          >>> one = NormalEquations((jnp.ones((1, 2)),), jnp.ones((1, 2)))
+          >>> [found.tolist() for found in one.fit(3.0, jnp.full((1, 1, 2), 8.0))]
+          [[[2.0, 2.0]], [0.0625, 0.0625]]
+        """
+        return _fitted(self, jnp.asarray(ridge, features.dtype), features)
+
     def _penalised(self, ridge: Array, penalty: Penalty) -> NormalEquations:
         """Return the equations with ridge P added to the Gram matrix."""
         strength = jnp.broadcast_to(ridge, self.moment.shape[-1:])[None]
         return NormalEquations(
             tuple(
-                row + jnp.asarray(penalty[a, : a + 1], ridge.dtype)[:, None] * strength
+                row + jnp.asarray(penalty[a][: a + 1], ridge.dtype)[:, None] * strength
                 for a, row in enumerate(self.gram)
             ),
             self.moment,
@@ -147,10 +184,97 @@ class NormalEquations:
         return added([row[a] for a, row in enumerate(self.gram)])
 
 
-def _eliminate(penalty: Penalty, gram: tuple[Array, ...], ridge: Array, right: Array) -> Array:
+def plain(features: int) -> Penalty:
+    """Return the penalty of a plain ridge."""
+    return tuple(tuple(float(a == b) for b in range(features)) for a in range(features))
+
+
+# Within a larger program: it is long, and asked for in several places, but traced once.
+@functools.partial(jax.jit, static_argnames="penalty")
+def _eliminate(gram: tuple[Array, ...], ridge: Array, right: Array, *, penalty: Penalty) -> Array:
     """Solve for all agents at once, [p, N]."""
-    matrix = [
-        [row[b] + ridge * float(penalty[a, b]) if penalty[a, b] else row[b] for b in range(a + 1)]
+    return jnp.stack(solve_positive_lanes(_lanes(gram, ridge, penalty), list(right)))
+
+
+def _lanes(gram: tuple[Array, ...], ridge: Array, penalty: Penalty) -> list[list[Array]]:
+    """Return the lower triangle of gram + ridge P, a vector over agents for every entry."""
+    return [
+        [row[b] + ridge * penalty[a][b] if penalty[a][b] else row[b] for b in range(a + 1)]
         for a, row in enumerate(gram)
     ]
-    return jnp.stack(solve_positive_lanes(matrix, list(right)))
+
+
+# What a regression says of features, without its solution being written down. For one output it
+# is one loop over agents on CPU, a third of the work of `solve`; a gradient goes through `solve`.
+
+
+def _in_one_loop(equations: NormalEquations, features: Array) -> bool:
+    return len(equations.gram) <= UNROLLED_FEATURES and features.shape[0] == 1
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _predicted(
+    penalty: Penalty, equations: NormalEquations, ridge: Array, features: Array
+) -> Array:
+    by_solving = functools.partial(_predicted_by_solving, penalty)
+    if not _in_one_loop(equations, features):
+        return by_solving(equations, ridge, features)
+
+    def loop(equations: NormalEquations, ridge: Array, features: Array) -> Array:
+        matrix = _lanes(equations.gram, ridge, penalty)
+        return bilinear_in_one_loop(list(features[0]), matrix, list(equations.moment))[None]
+
+    found: Array = lax.platform_dependent(
+        equations, ridge, features, cpu=functools.partial(apart, loop), default=by_solving
+    )
+    return found
+
+
+@_predicted.defjvp
+def _predicted_jvp(
+    penalty: Penalty, primals: tuple[Any, ...], tangents: tuple[Any, ...]
+) -> tuple[Any, Any]:
+    by_solving = functools.partial(_predicted_by_solving, penalty)
+    found: tuple[Any, Any] = jax.jvp(by_solving, primals, tangents)
+    return found
+
+
+def _predicted_by_solving(
+    penalty: Penalty, equations: NormalEquations, ridge: Array, features: Array
+) -> Array:
+    return applied(features, equations.solve(ridge, penalty))
+
+
+@jax.custom_jvp
+def _fitted(equations: NormalEquations, ridge: Array, features: Array) -> tuple[Array, Array]:
+    if not _in_one_loop(equations, features):
+        return _fitted_by_solving(equations, ridge, features)
+
+    def loop(equations: NormalEquations, ridge: Array, features: Array) -> Array:
+        matrix = _lanes(equations.gram, ridge, plain(len(equations.gram)))
+        solution = solve_in_one_loop(matrix, list(equations.moment))
+        move = added([z * x for z, x in zip(features[0], solution, strict=True)])
+        # One loop writes one array: two results are the two parts of one number.
+        return lax.complex(move, added([x * x for x in solution]))
+
+    def in_one_loop(*operands: Any) -> tuple[Array, Array]:
+        found = apart(loop, *operands)
+        return lax.real(found)[None], lax.imag(found)
+
+    found: tuple[Array, Array] = lax.platform_dependent(
+        equations, ridge, features, cpu=in_one_loop, default=_fitted_by_solving
+    )
+    return found
+
+
+@_fitted.defjvp
+def _fitted_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+    found: tuple[Any, Any] = jax.jvp(_fitted_by_solving, primals, tangents)
+    return found
+
+
+def _fitted_by_solving(
+    equations: NormalEquations, ridge: Array, features: Array
+) -> tuple[Array, Array]:
+    solution = equations.solve(ridge)
+    return applied(features, solution), jnp.sum(solution**2, axis=0)

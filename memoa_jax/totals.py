@@ -149,7 +149,7 @@ class AgentTotals:
         known: Array,
         voters: Array | None,
         move: Array,
-        control: Array,
+        effort: Array,
         features: Array,
     ) -> AgentTotals:
         """Score the predictions whose target has just been seen, and begin the next step.
@@ -160,7 +160,7 @@ class AgentTotals:
           known: whether its target was observed.
           voters: [N], whose predictions count; None for everybody's.
           move: [d], the target minus the one observed before it.
-          control: [p, N], chosen in the step now beginning.
+          effort: [N], |control|^2 of the step now beginning.
           features: [d, p, N], of the step now beginning.
         """
         counted = scored & known
@@ -169,7 +169,7 @@ class AgentTotals:
         return AgentTotals(
             cost=self.cost.add(squared),
             effort=self.effort.add(jnp.where(scored, self.pending_effort, 0.0)),
-            pending_effort=jnp.sum(control**2, axis=0),
+            pending_effort=effort,
             steps=self.steps + counted.astype(jnp.int32),
             taken=None if self.taken is None else self.taken + by_agent.astype(jnp.int32),
             readout=None if self.readout is None else self.readout.add(move, by_agent, features),

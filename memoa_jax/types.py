@@ -210,10 +210,9 @@ class Population:
 
     def products(self, left: Array, right: Array) -> Array:
         """Return sum_i left_i right_i' over all agents, [m, r], for ``[m, N]`` and ``[r, N]``."""
-        if left.shape[0] * right.shape[0] < 4 or self.grain is not None:
+        if left.shape[0] * right.shape[0] <= 4 or self.grain is not None:
             return self.total(left[:, None] * right[None])
-        # As a matrix product: ten times faster than summing the m r products one by one. Not
-        # so for a single one, which the library adds up in one float32 running sum.
+        # As a matrix product: ten times faster than many sums, though slower than a few.
         left = self.only_present(left)
         product = jnp.matmul(left, right.T, precision=jax.lax.Precision.HIGHEST)
         return self.combine(product[..., None])
@@ -269,12 +268,15 @@ class Action:
     """What agents decide at step t: their next prediction is ``base + features @ control``.
 
     `base` [d, N] is the value that the increment is added to, `control` [p, N] the read-out
-    increment, `status` the bits of `Status` that the decision met.
+    increment, `status` the bits of `Status` that the decision met. A policy may know the `move`
+    [d, N], features @ control, and the `effort` [N], |control|^2, without computing the control.
     """
 
     base: Array
     control: Array
     status: Array
+    move: Array | None = None
+    effort: Array | None = None
 
 
 @record

@@ -94,9 +94,9 @@ class Greedy:
                 lambda: window_equations(policy, window, step),
                 lambda: slide(policy, slid, window, step),
             )
-        base = observation.prediction
-        control = fitted.solve(policy.cost.effort)
-        action = Action(base=base, control=control, status=jnp.int32(Status.OK))
+        base, ridge = observation.prediction, policy.cost.effort
+        move, effort = fitted.fit(ridge, observation.features)
+        action = Action(base, fitted.solve(ridge), jnp.int32(Status.OK), move, effort)
         return GreedyState(window.onto(base), equations), action
 
 

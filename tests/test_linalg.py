@@ -4,13 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 
-from memoa_jax.arithmetic import computed_once
+from memoa_jax.arithmetic import apart, computed_once
 from memoa_jax.linalg import (
     applied,
+    bilinear_in_one_loop,
     is_singular,
     matmul,
     smallest_pivot,
+    solve_in_one_loop,
     solve_lanes,
     solve_positive_lanes,
     solve_spd,
@@ -46,6 +49,64 @@ def test_solutions_equal_numpy_on_both_sides_of_the_switch(p, shared):
     for i, each in enumerate(np.broadcast_to(strength, count)):
         expected = np.linalg.solve(gram[..., i] + each * np.eye(p), moment[:, i])
         np.testing.assert_allclose(solution[:, i], expected, rtol=1e-9, atol=1e-12)
+
+
+def equations_of(gram, moment):
+    rows = tuple(jnp.asarray(gram[a, : a + 1]) for a in range(len(moment)))
+    return NormalEquations(rows, jnp.asarray(moment))
+
+
+@pytest.mark.parametrize(("d", "p"), [(1, 1), (1, 3), (1, 8), (1, 16), (1, 17), (2, 3)])
+@pytest.mark.parametrize("shared", [0.3, None])
+def test_what_a_regression_says_of_features(d, p, shared):
+    """Without its solution being written down, where that is one loop; against numpy."""
+    count, rng = 33, np.random.default_rng(3)
+    gram, moment, features = spd(p, count), rng.normal(size=(p, count)), rng.normal(size=(d, p, 33))
+    strength = np.linspace(0.1, 2, count) if shared is None else shared
+    change = np.eye(p) + np.tril(np.ones((p, p)), -1)
+    penalty = change @ change.T
+    expected, slanted = np.zeros((d + 1, count)), np.zeros((d, count))
+    for i, each in enumerate(np.broadcast_to(strength, count)):
+        solution = np.linalg.solve(gram[..., i] + each * np.eye(p), moment[:, i])
+        expected[:, i] = *(features[..., i] @ solution), solution @ solution
+        solution = np.linalg.solve(gram[..., i] + each * penalty, moment[:, i])
+        slanted[:, i] = features[..., i] @ solution
+
+    @jax.jit
+    def run(equations, strength, features):
+        fixed = tuple(map(tuple, penalty.tolist()))
+        return (
+            equations.fit(strength, features),
+            equations.predict(strength, features),
+            equations.predict(strength, features, fixed),
+        )
+
+    equations = equations_of(gram, moment)
+    (move, effort), said, said_slanted = run(equations, jnp.asarray(strength), features)
+    np.testing.assert_allclose([*move, effort], expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(said, expected[:d], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(said_slanted, slanted, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("d", [1, 2])
+def test_gradients_and_maps_of_what_a_regression_says(d):
+    p, count, rng = 3, 4, np.random.default_rng(4)
+    equations = equations_of(spd(p, count), rng.normal(size=(p, count)))
+    features = jnp.asarray(rng.normal(size=(d, p, count)))
+    check_grads(NormalEquations.fit, (equations, jnp.asarray(0.4), features), order=2)
+    check_grads(NormalEquations.predict, (equations, jnp.asarray(0.4), features), order=2)
+    strengths = jnp.array([0.4, 2.0])
+    several = jax.vmap(lambda ridge: equations.fit(ridge, features))(strengths)
+    each = [equations.fit(ridge, features) for ridge in strengths]
+    for mapped, one in zip(several, zip(*each, strict=True), strict=True):
+        np.testing.assert_allclose(mapped, np.stack(one), rtol=1e-12)
+
+
+def test_what_stands_apart_is_computed_all_the_same():
+    found = jax.jit(lambda x, y: apart(lambda x, y: {"sum": x + y}, x, y)["sum"] * y)(2.0, 3.0)
+    assert float(found) == 15.0
+    assert float(jax.grad(lambda x: apart(jnp.square, x))(3.0)) == 6.0
+    assert jax.vmap(lambda x: apart(jnp.square, x))(jnp.arange(3.0)).tolist() == [0.0, 1.0, 4.0]
 
 
 @pytest.mark.parametrize(("p", "count"), [(3, 16385), (3, 100001), (8, 16385), (17, 16385)])
@@ -115,7 +176,8 @@ def test_controls_are_applied_and_small_systems_need_no_library():
     np.testing.assert_allclose(smallest_pivot(lanes), pivots.min(axis=0), rtol=1e-9)
 
 
-def test_rounding_below_zero_leaves_a_finite_solution():
+@pytest.mark.parametrize("solve", [solve_positive_lanes, solve_in_one_loop])
+def test_rounding_below_zero_leaves_a_finite_solution(solve):
     """A rank-one Gram of large features, whose ridge float32 cannot see."""
     rng = np.random.default_rng(1)
     features = jnp.asarray(1e4 * rng.normal(size=(6, 4001)), jnp.float32)
@@ -124,7 +186,9 @@ def test_rounding_below_zero_leaves_a_finite_solution():
         [x + (1e-3 if a == b else 0) for b, x in enumerate(row)] for a, row in enumerate(lanes)
     ]
     response = jnp.float32(3.0)
-    solution = solve_positive_lanes(lanes, [f * response for f in features])
+    solution = solve(lanes, [f * response for f in features])
     fitted = sum(x * f for x, f in zip(solution, features, strict=True))
     assert np.isfinite(np.stack(solution)).all()
     np.testing.assert_allclose(fitted, 3.0, rtol=1e-2)
+    said = bilinear_in_one_loop(list(features), lanes, [f * response for f in features])
+    np.testing.assert_allclose(said, 3.0, rtol=1e-2)

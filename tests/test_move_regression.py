@@ -7,7 +7,7 @@ import pytest
 
 from memoa_jax.encoder_groups import grouped
 from memoa_jax.encoders import echo_state, given_features, random_features, views
-from memoa_jax.linalg import solve_positive_lanes
+from memoa_jax.linalg import bilinear_in_one_loop, solve_in_one_loop, solve_positive_lanes
 from memoa_jax.move_regression import Forecasts, contrasted, contrasted_penalty
 from memoa_jax.types import Dimensions, Observation, Population
 
@@ -117,7 +117,8 @@ def test_the_penalty_is_the_ridge_of_the_features(p):
     np.testing.assert_allclose(weights @ contrasted_penalty(p) @ weights, theta @ theta, rtol=1e-12)
 
 
-def test_a_component_that_cannot_be_told_from_those_before_it_is_left_out():
+@pytest.mark.parametrize("solve", [solve_positive_lanes, solve_in_one_loop])
+def test_a_component_that_cannot_be_told_from_those_before_it_is_left_out(solve):
     """Sums that rounding made indefinite: the answer is that of the components told apart."""
     eps = np.finfo(np.float32).eps
     large = np.float32(1e6)
@@ -125,11 +126,13 @@ def test_a_component_that_cannot_be_told_from_those_before_it_is_left_out():
         rows = [[large], [large, large * np.float32(1 + slip)], [0.0, 0.0, 2.0]]
         matrix = [[jnp.full(3, entry, jnp.float32) for entry in row] for row in rows]
         right = [jnp.full(3, value, jnp.float32) for value in (large, large, 4.0)]
-        found = np.asarray(solve_positive_lanes(matrix, right))[:, 0]
+        found = np.asarray(solve(matrix, right))[:, 0]
         np.testing.assert_allclose(found, [1.0, 0.0, 2.0], atol=1e-6)
-    nothing = solve_positive_lanes([[jnp.zeros(2)]], [jnp.zeros(2)])
+        said = bilinear_in_one_loop([jnp.full(3, x, jnp.float32) for x in (1, 5, 3)], matrix, right)
+        np.testing.assert_allclose(said, 7.0, rtol=1e-6)
+    nothing = solve([[jnp.zeros(2)]], [jnp.zeros(2)])
     np.testing.assert_array_equal(nothing[0], 0.0)
-    assert np.isnan(solve_positive_lanes([[jnp.full(2, jnp.nan)]], [jnp.ones(2)])[0]).all()
+    assert np.isnan(solve([[jnp.full(2, jnp.nan)]], [jnp.ones(2)])[0]).all()
 
 
 def test_encoders_say_whose_features_share_their_input():
