@@ -145,6 +145,15 @@ def finite(function: str, **found: Any) -> None:
             )
 
 
+def same(function: str, what: str, found: Any, name: str, expected: Any) -> None:
+    """Refuse what a function returned, if anything, where it is not what its name says."""
+    if found is None:
+        return
+    off = float(jnp.max(jnp.abs(found - expected), initial=0.0))
+    if not off <= 1e-3 * (1.0 + float(jnp.max(jnp.abs(expected), initial=0.0))):
+        raise ContractError(f"{function} returned {what} off by {off:.3g}: allowed is {name}")
+
+
 def typed(leaf: Any) -> str:
     """Write an array's shape and dtype."""
     return f"shape {words(leaf.shape, leaf.dtype)}"

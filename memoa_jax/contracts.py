@@ -24,11 +24,13 @@ from memoa_jax.contract_faults import (
     has_functions,
     is_array,
     named,
+    same,
     shapes_of,
     stepped,
     typed,
 )
 from memoa_jax.draws import seed_words
+from memoa_jax.linalg import applied
 from memoa_jax.plugins import speaking
 from memoa_jax.timeseries import Series, make_series, part
 from memoa_jax.types import Action, Agents, Array, Dimensions, Observation, Population, Tree
@@ -157,6 +159,10 @@ def check_policy(policy: Any, sizes: Sizes, *, streamed: bool = False) -> None:
     is_array("act", "base", action.base, "[d, N]", (dims.outputs, count), dtype)
     is_array("act", "control", action.control, "[p, N]", (dims.features, count), dtype)
     is_array("act", "status", action.status, "a scalar", (), np.dtype("int32"))
+    if action.move is not None:
+        is_array("act", "move", action.move, "[d, N]", (dims.outputs, count), dtype)
+    if action.effort is not None:
+        is_array("act", "effort", action.effort, "[N]", (count,), dtype)
     _remembers_no_past(lambda n, dims: shapes_of(init, policy, agents=n, dims=dims), sizes)
     if streamed and getattr(policy, "surveys", None) == ():
         alone = Population(Shaped((), dtype), combine=_refuse_sums, widest=_refuse_sums)
@@ -166,6 +172,9 @@ def check_policy(policy: Any, sizes: Sizes, *, streamed: bool = False) -> None:
         policy
     )
     finite("act", base=first.base, control=first.control)
+    features = _seen(few).features
+    same("act", "move", first.move, "features @ control", applied(features, first.control))
+    same("act", "effort", first.effort, "|control|^2", jnp.sum(first.control**2, axis=0))
 
 
 def check_mixture(mixture: Any, sizes: Sizes) -> None:

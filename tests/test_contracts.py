@@ -169,6 +169,26 @@ BAD_POLICIES = {
         "jnp.float32(0)",
         "act returned status of shape (), float32: allowed",
     ),
+    "move": (
+        "jnp.int32(0))",
+        "jnp.int32(0), move=state)",
+        "act returned move of shape (3, 5), float32: allowed is [d, N] = (2, 5), float32",
+    ),
+    "effort": (
+        "jnp.int32(0))",
+        "jnp.int32(0), effort=base)",
+        "act returned effort of shape (2, 5), float32: allowed is [N] = (5,), float32",
+    ),
+    "another move": (
+        "jnp.int32(0))",
+        "jnp.int32(0), move=base + 9)",
+        "act returned move off by ",
+    ),
+    "another effort": (
+        "jnp.int32(0))",
+        "jnp.int32(0), effort=base[0] + 9)",
+        "act returned effort off by ",
+    ),
     "pair": (
         "return state, Action",
         "return Action",
