@@ -47,7 +47,7 @@ from memoa_jax.types import (
     record,
     static,
 )
-from memoa_jax.window_ridge import Greedy, greedy_control
+from memoa_jax.window_ridge import Greedy, greedy_action, moving
 
 Features = Literal["realised", "moments"]
 """What agents go by in a game: their features of its very steps, or averages over their past."""
@@ -113,16 +113,17 @@ class HeterogeneousGame:
 
         def play() -> Action:
             if isinstance(own, OwnMoments):
-                return live_on_average(self, cost, seen, own, window, observation)
-            return replay(self, cost, seen, own, latest, observation)
+                action = live_on_average(self, cost, seen, own, window, observation)
+            else:
+                action = replay(self, cost, seen, own, latest, observation)
+            return moving(action, observation.features)
 
         def alone() -> Action:
             effort, everyone = self.greedy_effort, observation.population
             effort = cost.effort if effort is None else by_agent(effort, everyone, base.dtype)
             local = self.local.of_agents(everyone, base.dtype)
             local = dataclasses.replace(local, cost=dataclasses.replace(cost, effort=effort))
-            control = greedy_control(local, window, step)
-            return Action(base=base, control=control, status=jnp.int32(Status.OK))
+            return greedy_action(local, window, observation)
 
         action = lax.cond(is_played(self, seen, step), play, alone)
         own = noted(self, own, observation)

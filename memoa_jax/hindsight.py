@@ -39,13 +39,12 @@ from memoa_jax.types import (
     Observation,
     Population,
     Sight,
-    Status,
     Survey,
     Tree,
     record,
     static,
 )
-from memoa_jax.window_ridge import Greedy, greedy_control
+from memoa_jax.window_ridge import Greedy, greedy_action, moving
 
 
 def check_steps(owner: str, horizon: int, sync_every: int | Array) -> None:
@@ -129,12 +128,11 @@ class HindsightGame:
         local = self.local.of_agents(observation.population, observation.features.dtype)
         action = lax.cond(
             plan.played,
-            lambda: replay(self, plan, window, step, observation.population, path),
-            lambda: Action(
-                base=observation.prediction,
-                control=greedy_control(local, window, step),
-                status=jnp.int32(Status.OK),
+            lambda: moving(
+                replay(self, plan, window, step, observation.population, path),
+                observation.features,
             ),
+            lambda: greedy_action(local, window, observation),
         )
         return GameState(window.onto(action.base), history), action
 

@@ -12,6 +12,7 @@ from memoa_jax.arguments import whole
 from memoa_jax.arithmetic import computed_once
 from memoa_jax.game import GameCost
 from memoa_jax.groups import by_agent, check_costs, costs_by_agent
+from memoa_jax.linalg import applied
 from memoa_jax.memory import Window
 from memoa_jax.regression import NormalEquations
 from memoa_jax.types import (
@@ -94,10 +95,8 @@ class Greedy:
                 lambda: window_equations(policy, window, step),
                 lambda: slide(policy, slid, window, step),
             )
-        base, ridge = observation.prediction, policy.cost.effort
-        move, effort = fitted.fit(ridge, observation.features)
-        action = Action(base, fitted.solve(ridge), jnp.int32(Status.OK), move, effort)
-        return GreedyState(window.onto(base), equations), action
+        action = _act_on(fitted, policy, observation)
+        return GreedyState(window.onto(action.base), equations), action
 
 
 def make_greedy(
@@ -125,13 +124,26 @@ def make_greedy(
     )
 
 
-def greedy_control(policy: Greedy, window: Window, step: Array) -> Array:
-    """Return each agent's ridge read-out of its own last residuals, [p, N].
+def greedy_action(policy: Greedy, window: Window, observation: Observation) -> Action:
+    """Return what each agent does by a ridge read-out of its own last residuals.
 
     beta = argmin_b sum_{s=max(t-W,0)}^{t-1} e^{-forgetting (t-1-s)} |y_{s+1}-Y_s-Z_s b|^2
                     + effort |b|^2
     """
-    return window_equations(policy, window, step).solve(policy.cost.effort)
+    return _act_on(window_equations(policy, window, observation.step), policy, observation)
+
+
+def _act_on(equations: NormalEquations, policy: Greedy, observation: Observation) -> Action:
+    ridge, okay = policy.cost.effort, jnp.int32(Status.OK)
+    move, effort = equations.fit(ridge, observation.features)
+    return Action(observation.prediction, equations.solve(ridge), okay, move, effort)
+
+
+def moving(action: Action, features: Array) -> Action:
+    """Return an action that says its move and effort, as greedy ones do."""
+    control = action.control
+    effort = jnp.sum(control**2, axis=0)
+    return dataclasses.replace(action, move=applied(features, control), effort=effort)
 
 
 def window_equations(policy: Greedy, window: Window, step: Array) -> NormalEquations:
