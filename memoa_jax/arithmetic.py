@@ -40,8 +40,11 @@ def apart(compute: Callable[..., Any], *operands: Any) -> Any:
     compute = jax.jit(compute)  # traced once for its shapes and its branch
     found = jax.eval_shape(compute, *operands)
     always = lax.optimization_barrier(jnp.asarray(True))
-    never = jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), found)
-    return lax.cond(always, compute, lambda *_: never, *operands)
+
+    def never(*_: Any) -> Any:
+        return jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), found)
+
+    return lax.cond(always, compute, never, *operands)
 
 
 def added(terms: Sequence[jax.Array]) -> jax.Array:
