@@ -309,9 +309,9 @@ def solve_positive_lanes(matrix: SymmetricLanes, right: Lanes) -> list[Array]:
 def solve_in_one_loop(matrix: SymmetricLanes, right: Lanes) -> list[Array]:
     """Solve as `solve_positive_lanes`, where all that is made of the solution is one array.
 
-    By LDL' with one division per pivot. XLA then writes a single loop over agents, on CPU three
-    times as fast as going to memory for every entry; where several arrays are made of the solution
-    it is computed anew for each, or in pieces.
+    By LDL' with one division per pivot. XLA then writes a single loop over agents, on CPU twice as
+    fast as going to memory for every entry; where several arrays are made of the solution it is
+    computed anew for each, or in pieces.
 
     Example:
       >>> two, one = jnp.full(3, 2.0), jnp.ones(3)
@@ -344,7 +344,7 @@ def _factor_in_one_loop(matrix: SymmetricLanes) -> tuple[list[list[Array]], list
     """Factor LDL'; return the rows of L below its diagonal, and the inverse pivots.
 
     Pivots of rounding's size have the inverse 0. What is used more than once must be neither a
-    division nor a root nor a comparison, which XLA keeps apart: it is a product of such.
+    division nor a root, which XLA keeps apart: it is a product of such.
     """
     finfo = jnp.finfo(matrix[0][0].dtype)
     rounding, smallest = len(matrix) * float(finfo.eps), float(finfo.tiny)
