@@ -212,7 +212,7 @@ class Population:
         """Return sum_i left_i right_i' over all agents, [m, r], for ``[m, N]`` and ``[r, N]``."""
         if left.shape[0] * right.shape[0] <= 4 or self.grain is not None:
             return self.total(left[:, None] * right[None])
-        # As a matrix product: ten times faster than many sums, but a few are faster and rounded less.
+        # As a matrix product: ten times faster than many sums; a few are faster, and rounded less.
         left = self.only_present(left)
         product = jnp.matmul(left, right.T, precision=jax.lax.Precision.HIGHEST)
         return self.combine(product[..., None])
