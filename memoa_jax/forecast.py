@@ -12,6 +12,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 
 from memoa_jax.arguments import number, whole
+from memoa_jax.arithmetic import added
 from memoa_jax.cost_spread import CostSpread, differing, most_agents, own_costs
 from memoa_jax.game import GameCost
 from memoa_jax.groups import check_costs
@@ -109,13 +110,13 @@ class ForecastGame:
             moves, (move, singular) = heard(game.common(), moves, *found)
         else:
             ((move, singular),) = observation.told
-        control = controls(game, z, forecast, move)
+        control, gone, effort = play(game, z, forecast, move)
         base = jnp.broadcast_to(observation.target[:, None], observation.prediction.shape)
         indefinite = ~(population.largest(-pivots) < 0)
         status = jnp.where(indefinite, Status.INDEFINITE, 0) | jnp.where(
             singular, Status.SINGULAR, 0
         )
-        action = Action(base=base, control=control, status=status.astype(jnp.int32))
+        action = Action(base, control, status.astype(jnp.int32), gone, effort)
         return ForecastState(forecasts, moves), action
 
 
@@ -294,8 +295,12 @@ def mean_move(game: OneStep, mean_response: Array, mean_wish: Array) -> tuple[Ar
     return solve_general(matrix, mean_wish), is_singular(matrix)
 
 
-def controls(game: OneStep, features: Array, forecast: Array, move: Array) -> Array:
-    """Return every agent's control, beta^i = Z^i' (..)^{-1} (q s^i + c f v), [p, N].
+def play(
+    game: OneStep, features: Array, forecast: Array, move: Array
+) -> tuple[Array, Array, Array]:
+    """Return every agent's control, [p, N], where it takes the agent, [d, N], and its |beta|^2.
+
+        (..) w = q s^i + c f v,   beta^i = Z^i'w,   m^i = Z^i Z^i'w,   |beta^i|^2 = w'm^i
 
     Args:
       game: as in `respond`.
@@ -303,10 +308,13 @@ def controls(game: OneStep, features: Array, forecast: Array, move: Array) -> Ar
       forecast: [d, N].
       move: [d], the mean move v that the agents know of.
     """
-    _, system = _systems(game, features)
+    outer, system = _systems(game, features)
     target = _row(game.tracking) * forecast + _row(game.pull) * move[:, None]
-    dual = solve_lanes(system, [target[a] for a in range(features.shape[0])])
-    return jnp.sum(features * jnp.stack(dual)[:, None], axis=0)
+    rows = range(features.shape[0])
+    dual = solve_lanes(system, [target[a] for a in rows])
+    control = jnp.sum(features * jnp.stack(dual)[:, None], axis=0)
+    gone = [added([outer[max(a, b)][min(a, b)] * dual[b] for b in rows]) for a in rows]
+    return control, jnp.stack(gone), added([w * m for w, m in zip(dual, gone, strict=True)])
 
 
 def _row(weight: Array) -> Array:
@@ -317,10 +325,15 @@ def _row(weight: Array) -> Array:
 def _systems(game: OneStep, features: Array) -> tuple[list[list[Array]], list[list[Array]]]:
     """Return the lower triangles of Z Z' and of (q + c f) Z Z' + gamma I, agents in lanes."""
     rows = range(features.shape[0])
-    outer = [[jnp.sum(features[a] * features[b], axis=0) for b in range(a + 1)] for a in rows]
+    outer = [[_inner(features[a], features[b]) for b in range(a + 1)] for a in rows]
     weight = game.tracking + game.pull
     system = [
         [weight * outer[a][b] + (game.effort if a == b else 0.0) for b in range(a + 1)]
         for a in rows
     ]
     return outer, system
+
+
+def _inner(left: Array, right: Array) -> Array:
+    """Return every agent's inner product of [p, N] and [p, N], [N]."""
+    return added([left[m] * right[m] for m in range(left.shape[0])])

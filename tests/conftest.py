@@ -44,7 +44,8 @@ if _flags_of_the_user is None:
 
 
 MAPS = Path("/proc/self/maps")  # what this process has mapped, a line each; Linux only
-MOST_MAPS = 20_000  # Linux refuses the 65,531st, and every compiled program holds a few
+LIMIT = Path("/proc/sys/vm/max_map_count")  # by default 65,530: Linux refuses the next
+MOST_MAPS = int(LIMIT.read_text()) // 3 if LIMIT.exists() else 20_000  # a program holds a few
 EVERY = 16  # tests; reading that many maps takes 20 ms
 
 # Tracing makes millions of small objects that stay: the collector would look at all of them often.

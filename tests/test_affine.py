@@ -160,8 +160,8 @@ def named(gains):
     ("measure", "temperature", "mode"),
     [
         ("server_rmse", 0.0, "forward"),
-        ("server_rmse", 0.0, "reverse"),
-        ("mean_agent_cost", 0.0, "reverse"),
+        pytest.param("server_rmse", 0.0, "reverse", marks=pytest.mark.slow),
+        pytest.param("mean_agent_cost", 0.0, "reverse", marks=pytest.mark.slow),
         ("worst_agent_cost", 0.3, "reverse"),
     ],
 )

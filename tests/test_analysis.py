@@ -1,4 +1,3 @@
-import itertools
 import json
 import pathlib
 
@@ -191,8 +190,16 @@ def test_differentiates():
 @pytest.mark.parametrize(
     ("judge", "information"),
     [
-        *itertools.product(
-            (expected_costs, best_response_costs, exploitability), ("feedback", "offline")
+        (expected_costs, "feedback"),
+        (exploitability, "offline"),
+        *(
+            pytest.param(judge, information, marks=pytest.mark.slow)
+            for judge, information in (
+                (expected_costs, "offline"),
+                (best_response_costs, "feedback"),
+                (best_response_costs, "offline"),
+                (exploitability, "feedback"),
+            )
         ),
         (price_of_anarchy, None),
     ],

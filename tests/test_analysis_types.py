@@ -39,8 +39,15 @@ def random_gains(rng, types, horizon, d, p):
     return FeedbackGains(*(0.4 * rng.normal(size=s) for s in (own, mean, own[:3])))
 
 
-@pytest.mark.parametrize("population", [7, None])
-@pytest.mark.parametrize("information", ["feedback", "offline"])
+@pytest.mark.parametrize(
+    ("information", "population"),
+    [
+        ("feedback", 7),
+        ("offline", None),
+        pytest.param("feedback", None, marks=pytest.mark.slow),
+        pytest.param("offline", 7, marks=pytest.mark.slow),
+    ],
+)
 def test_one_type_is_the_exchangeable_game(population, information):
     rng = np.random.default_rng(1)
     costs, moments, targets = random_game(1, types=1)
@@ -72,8 +79,15 @@ def test_one_type_is_the_exchangeable_game(population, information):
         close(getattr(team.value, name), getattr(one.value, name), 1e-12)
 
 
-@pytest.mark.parametrize("information", ["feedback", "offline"])
-@pytest.mark.parametrize("counts", [(1, 1, 1), (2, 1)])
+@pytest.mark.parametrize(
+    ("counts", "information"),
+    [
+        ((1, 1, 1), "offline"),
+        ((2, 1), "feedback"),
+        pytest.param((1, 1, 1), "feedback", marks=pytest.mark.slow),
+        pytest.param((2, 1), "offline", marks=pytest.mark.slow),
+    ],
+)
 def test_by_enumeration(counts, information):
     """Any gains, costs and weights that differ by type, against sums over all histories."""
     rng, (horizon, d, p) = np.random.default_rng(8), (2, 2, 1)

@@ -202,15 +202,32 @@ MEMBERS = {
     **{f"policy {name}": (make, act_all) for name, make in POLICIES.items()},
     **{f"mixture {name}": (make, mix_all) for name, make in MIXTURES.items()},
 }
-every_member = pytest.mark.parametrize("name", sorted(MEMBERS))
+LATER = {
+    "encoder echo_state hard sigmoid",
+    *(f"policy {make} forecast" for make in ("greedy", "decentralized")),
+    "policy centralized feedback",
+    "policy decentralized offline",
+    "policy decentralized late",
+    "policy decentralized forecast late",
+    *(f"policy decentralized {game}groups" for game in ("", "forecast ")),
+    *(f"policy heterogeneous{how}" for how in ("", " spread", " memory", " forecast", " groups")),
+}
+"""Members that are others in a variation: of these the long clauses are checked with -m slow."""
+EVERY_MEMBER = [
+    pytest.param(name, marks=[pytest.mark.slow] * (name in LATER)) for name in sorted(MEMBERS)
+]
 
 
-@every_member
+def test_members_that_wait_are_members():
+    assert set(MEMBERS) > LATER
+
+
+@pytest.mark.parametrize("name", sorted(MEMBERS))
 @pytest.mark.parametrize(
     ("dtype", "count"),
     [
         (jnp.float32, 5),
-        (jnp.float64, 1),
+        pytest.param(jnp.float64, 1, marks=pytest.mark.slow),
         pytest.param(jnp.float32, 1, marks=pytest.mark.slow),
         pytest.param(jnp.float64, 5, marks=pytest.mark.slow),
     ],
@@ -244,7 +261,7 @@ class Member(NamedTuple):
     traces: list[str]
 
 
-@pytest.fixture(scope="module", params=sorted(MEMBERS))
+@pytest.fixture(scope="module", params=EVERY_MEMBER)
 def member(request):
     """Return one member after the other, each for all the tests that share its program."""
     (make, live), traces = MEMBERS[request.param], []
@@ -309,7 +326,13 @@ def test_argument_order_is_the_contract(contract, members):
         assert list(inspect.signature(getattr(type(make(0.5)), method)).parameters) == expected
 
 
-@pytest.mark.parametrize("name", sorted(set(POLICIES) - {"affine"}))  # whose gains are given
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (f"policy {name}" in LATER))
+        for name in sorted(set(POLICIES) - {"affine"})  # whose gains are given
+    ],
+)
 def test_a_policy_with_nothing_learned_predicts_persistence_of_its_base(name):
     """At step 0 nothing is known, so every control is zero."""
     policy = POLICIES[name](0.7)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from memoa_jax.encoders import echo_state, given_features
-from memoa_jax.forecast import ForecastGame, OneStep, controls, mean_move, respond
+from memoa_jax.forecast import ForecastGame, OneStep, mean_move, play, respond
 from memoa_jax.game import GameCost
 from memoa_jax.mixture import ridge_mixture
 from memoa_jax.policies import centralized, decentralized, greedy
@@ -19,12 +19,12 @@ from memoa_jax.simulate import simulate
 from memoa_jax.types import Dimensions, Observation, Population, Status
 
 
-def play(cost, Z, s, population, finite):
+def played(cost, Z, s, population, finite):
     """The game in one piece."""
     game = OneStep.of(cost, population.size if finite else None, Z.dtype)
     responses, wishes, _ = respond(game, Z, s)
     move, _ = mean_move(game, population.mean(responses), population.mean(wishes))
-    return controls(game, Z, s, move)
+    return play(game, Z, s, move)[0]
 
 
 REFERENCE = json.loads((pathlib.Path(__file__).parent / "reference/forecast_game.json").read_text())
@@ -79,7 +79,7 @@ def test_no_agent_gains_by_deviating(d, count):
     cost = GameCost(0.8, 2.0, 0.0, 0.3)
     Z, s = rng.normal(size=(d, 4, count)), rng.normal(size=(d, count))
     population = Population(jnp.asarray(float(count)))
-    control = np.asarray(play(cost, jnp.asarray(Z), jnp.asarray(s), population, True))
+    control = np.asarray(played(cost, jnp.asarray(Z), jnp.asarray(s), population, True))
 
     def agent_cost(i, b):
         changed = control.copy()
@@ -225,7 +225,7 @@ def test_block_by_block_through_all_time_in_two_passes():
     for block in cuts:  # the second pass: only the path of mean moves enters
         z = features[..., block]
         for t, forecast in enumerate(forecasts(z)[:-1]):
-            control = controls(game, z[t], forecast, path[t])
+            control = play(game, z[t], forecast, path[t])[0]
             ahead = targets[t][:, None] + jnp.sum(z[t] * control[None], axis=1)
             expected = whole["prediction"][t + 1, block].T
             np.testing.assert_allclose(ahead, expected, rtol=0, atol=1e-12)

@@ -11,7 +11,7 @@ from plain_loop import features_of
 
 from memoa_jax.encoder_groups import grouped
 from memoa_jax.encoders import echo_state, given_features, random_features
-from memoa_jax.forecast import OneStep, controls, mean_move, respond
+from memoa_jax.forecast import OneStep, mean_move, play, respond
 from memoa_jax.game import GameCost
 from memoa_jax.mixture import ridge_mixture
 from memoa_jax.participation import given_participation
@@ -95,7 +95,8 @@ LOOPS = {
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param(c, marks=[pytest.mark.slow] * (c == "offline")) for c in LOOPS]
+    "case",
+    [pytest.param(c, marks=[pytest.mark.slow] * (c in ("centralized", "offline"))) for c in LOOPS],
 )
 def test_the_loop_equals_plain_numpy(case):
     """Own features, costs, windows and sizes; what a group has not is a zero, exactly."""
@@ -144,7 +145,7 @@ def test_the_forecast_game_of_groups_is_where_every_agent_s_best_response_meets(
     responses, wishes, _ = respond(game, features, forecast)
     average = jnp.mean(game.pulled(responses), -1), jnp.mean(wishes, -1)
     move, _ = mean_move(game.common(), *average)
-    found = controls(game, features, forecast, move).T
+    found = play(game, features, forecast, move)[0].T
     np.testing.assert_allclose(found.reshape(-1), expected, rtol=1e-10, atol=1e-12)
 
 

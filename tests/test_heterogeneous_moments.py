@@ -179,7 +179,12 @@ def met(policy, series, Z, step):
 
 
 @pytest.mark.parametrize(
-    ("d", "memory"), [(1, 0.8), (2, 0.95), pytest.param(3, 1.0, marks=pytest.mark.slow)]
+    ("d", "memory"),
+    [
+        pytest.param(1, 0.8, marks=pytest.mark.slow),
+        (2, 0.95),
+        pytest.param(3, 1.0, marks=pytest.mark.slow),
+    ],
 )
 def test_one_game_is_that_of_the_solver_for_the_same_moments(d, memory):
     rng = np.random.default_rng(d)

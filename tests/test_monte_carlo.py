@@ -74,9 +74,15 @@ def plain_loop(game, gains, states, center, key, law, information):
     return costs, np.array(path), y
 
 
-@pytest.mark.parametrize("law", LAWS)
-@pytest.mark.parametrize("information", ["feedback", "offline"])
-@pytest.mark.parametrize("given", ["states", "law"])
+@pytest.mark.parametrize(
+    ("given", "information", "law"),
+    [  # Any two together; all three: slow.
+        pytest.param(given, information, law, marks=[pytest.mark.slow] * ((i + j + k) % 2))
+        for i, given in enumerate(("states", "law"))
+        for j, information in enumerate(("feedback", "offline"))
+        for k, law in enumerate(LAWS)
+    ],
+)
 def test_a_plain_loop_on_the_same_draws(law, information, given):
     game, gains, rows = random_game()
     key, population = jax.random.key(5), 42

@@ -30,6 +30,8 @@ def rate_of(count, width):
     return float(np.sqrt(8 * np.log(count) / (ROUNDS * width**2)))
 
 
+QUICK = ("adahedge", "share")
+"""Whose bound is checked by default."""
 EXPERTS = {
     "hedge": lambda count, gradient: exponential_weights(rate_of(count, 1 + gradient), gradient),
     "adahedge": lambda count, gradient: exponential_weights(None, gradient),
@@ -136,8 +138,14 @@ def bounds(name, count, gradient, excess, weights, ranges):
     return np.broadcast_to(np.asarray(bound), (len(excess), count))
 
 
-@pytest.mark.parametrize("name", sorted(EXPERTS))
-@pytest.mark.parametrize("gradient", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("gradient", "name"),
+    [
+        pytest.param(gradient, name, marks=[pytest.mark.slow] * (gradient or name not in QUICK))
+        for gradient in (False, True)
+        for name in sorted(EXPERTS)
+    ],
+)
 def test_regret_stays_under_the_bound(name, gradient):
     ratios, kinds = [], []
     for count in COUNTS:

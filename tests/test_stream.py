@@ -76,6 +76,10 @@ CASES = {
 
 
 SLOW = (
+    "greedy",
+    "forecast",
+    "feedback",
+    "heterogeneous moments",
     "greedy forecast",
     "offline",
     "horizon 1",

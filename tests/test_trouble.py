@@ -127,11 +127,19 @@ def test_no_server_is_poisoned(containment, mixture):
     assert int(found.summary.diverged_agents) == 2
 
 
-@pytest.mark.parametrize("containment", ["exclude", "clip"])
 @pytest.mark.parametrize(
-    "policy",
-    [greedy(GameCost(effort=5.0)), decentralized(horizon=3), decentralized(game="forecast")],
-    ids=["greedy", "decentralized", "forecast"],
+    ("policy", "containment"),
+    [
+        pytest.param(
+            policy, containment, marks=[pytest.mark.slow] * slow, id=f"{name}-{containment}"
+        )
+        for name, policy, slow in (
+            ("greedy", greedy(GameCost(effort=5.0)), False),
+            ("decentralized", decentralized(horizon=3), True),
+            ("forecast", decentralized(game="forecast"), False),
+        )
+        for containment in ("exclude", "clip")
+    ],
 )
 def test_where_nobody_runs_away_nothing_changes(policy, containment):
     plain = run(policy=policy, mixture=ridge_mixture())

@@ -161,7 +161,6 @@ EXACT = ("worst_agent_cost", 0.0)
     ("measure", "mode"),
     [
         (EXACT, "reverse"),
-        (MEASURES[0], "forward"),
         *(
             pytest.param(measure, mode, marks=pytest.mark.slow)
             for measure in [*MEASURES, EXACT]
