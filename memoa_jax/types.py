@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar, dataclass_transform
 import jax
 import jax.numpy as jnp
 
-from memoa_jax.arithmetic import computed_once, halved, in_order
+from memoa_jax.arithmetic import computed_once, halved, in_order, summed
 
 Array = jax.Array
 Scalar = jax.Array | float
@@ -193,7 +193,7 @@ class Population:
     def total(self, values: Array) -> Array:
         """Sum a block's ``[..., N]`` array over all agents of the population."""
         parted = self._parted(values)
-        return self.combine(jnp.sum(parted, axis=-1) if self.grain is None else halved(parted))
+        return self.combine(summed(parted) if self.grain is None else halved(parted))
 
     def mean(self, values: Array) -> Array:
         """Average a block's ``[..., N]`` array over all agents of the population."""

@@ -1,5 +1,7 @@
 """Draws: known answers, JAX's own cipher, moments, independence of population and order."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,10 @@ from jax.extend.random import threefry_2x32
 from memoa_jax.draws import (
     Stream,
     _bits,
+    _key_of,
     _log,
+    _normals,
+    _normals_in_pairs,
     _sine,
     normals,
     seed_words,
@@ -86,7 +91,7 @@ def test_float32_and_float64_see_the_same_draws():
 
 def test_a_draw_depends_on_seed_stream_step_and_agent_only():
     def bits(agents, count=4):
-        return np.asarray(_bits(agents, Stream.BIASES, 3, count))
+        return np.asarray(_bits(_key_of(agents, Stream.BIASES, 3), agents.index, count))
 
     few, many = bits(crowd(5)), bits(crowd(16_385), count=6)
     np.testing.assert_array_equal(few, many[:, :4, :5])
@@ -137,7 +142,9 @@ def test_uniforms_have_the_moments_and_spread_of_a_uniform(dtype):
 
 
 def test_uniforms_are_the_ciphers_bits():
-    bits = np.asarray(_bits(crowd(1000), Stream.GAME_STATES, 3, 4)[0]).view(np.int32)
+    agents = crowd(1000)
+    key = _key_of(agents, Stream.GAME_STATES, 3)
+    bits = np.asarray(_bits(key, agents.index, 4)[0]).view(np.int32)
     draws = np.asarray(uniforms(crowd(1000), Stream.GAME_STATES, 3, 4, jnp.float64))
     np.testing.assert_array_equal(draws * 2.0**32, bits + 0.5)  # exact: every bit is there
     single = np.asarray(uniforms(crowd(1000), Stream.GAME_STATES, 3, 4, jnp.float32))
@@ -148,3 +155,15 @@ def test_uniforms_are_the_ciphers_bits():
 
 def test_no_two_streams_share_a_number():
     assert len(set(Stream)) == len(Stream.__members__) == 11
+
+
+@pytest.mark.parametrize(("count", "agents"), [(2, 1), (3, 7), (8, 2032), (5, 16385)])
+def test_pairs_are_the_draws_one_by_one(count, agents):
+    of_whom = crowd(agents, start=11)
+    key = _key_of(of_whom, Stream.FEATURE_NOISE, 9)
+    both = [
+        jax.jit(functools.partial(draw, count=count))(key, of_whom.index)
+        for draw in (_normals_in_pairs, functools.partial(_normals, dtype=jnp.float32))
+    ]
+    # Compiled as users compile they are the same bits; here each is rounded as its loop is.
+    np.testing.assert_allclose(*both, rtol=0, atol=2e-6)
