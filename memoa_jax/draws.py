@@ -135,7 +135,8 @@ def normals(agents: Agents, stream: Stream, step: Array | int, count: int, dtype
     Args:
       agents: whose draws; `agents.index` [N].
       stream: what they are for.
-      step: the time step, 0 for what is drawn once in a life.
+      step: the time step, 0 for what is drawn once in a life. An array may stand in a loop over
+        time: on CPU its draws then take a longer program that runs faster.
       count: how many per agent; static.
       dtype: float32 or float64.
 

@@ -110,13 +110,13 @@ class ForecastGame:
             moves, (move, singular) = heard(game.common(), moves, *found)
         else:
             ((move, singular),) = observation.told
-        control, gone, effort = play(game, z, forecast, move)
+        control, own_move, effort = play(game, z, forecast, move)
         base = jnp.broadcast_to(observation.target[:, None], observation.prediction.shape)
         indefinite = ~(population.largest(-pivots) < 0)
         status = jnp.where(indefinite, Status.INDEFINITE, 0) | jnp.where(
             singular, Status.SINGULAR, 0
         )
-        action = Action(base, control, status.astype(jnp.int32), gone, effort)
+        action = Action(base, control, status.astype(jnp.int32), own_move, effort)
         return ForecastState(forecasts, moves), action
 
 
@@ -298,7 +298,7 @@ def mean_move(game: OneStep, mean_response: Array, mean_wish: Array) -> tuple[Ar
 def play(
     game: OneStep, features: Array, forecast: Array, move: Array
 ) -> tuple[Array, Array, Array]:
-    """Return every agent's control, [p, N], where it takes the agent, [d, N], and its |beta|^2.
+    """Return every agent's control, [p, N], its own move, [d, N], and its effort |beta|^2, [N].
 
         (..) w = q s^i + c f v,   beta^i = Z^i'w,   m^i = Z^i Z^i'w,   |beta^i|^2 = w'm^i
 
@@ -313,8 +313,8 @@ def play(
     rows = range(features.shape[0])
     dual = solve_lanes(system, [target[a] for a in rows])
     control = jnp.sum(features * jnp.stack(dual)[:, None], axis=0)
-    gone = [added([outer[max(a, b)][min(a, b)] * dual[b] for b in rows]) for a in rows]
-    return control, jnp.stack(gone), added([w * m for w, m in zip(dual, gone, strict=True)])
+    moves = [added([outer[max(a, b)][min(a, b)] * dual[b] for b in rows]) for a in rows]
+    return control, jnp.stack(moves), added([w * m for w, m in zip(dual, moves, strict=True)])
 
 
 def _row(weight: Array) -> Array:
