@@ -21,7 +21,7 @@ MOST_KEPT = 8
 _made: dict[tuple[Any, ...], Any] = {}
 """What the last plug-ins returned: a study and a descent build the same encoder many times."""
 _checked: set[Any] = set()
-"""What has been held to its contract, by structure and sizes."""
+"""What has been held to its contract, by source, structure and sizes."""
 
 
 def made(table: PluginTable, series: Series | None = None) -> Any:
@@ -61,17 +61,18 @@ def made(table: PluginTable, series: Series | None = None) -> Any:
 def hold(
     table: PluginTable, part: Any, sizes: Sizes, check: Callable[..., None], **how: Any
 ) -> None:
-    """Hold what a plug-in returned to its contract, once for every structure and size.
+    """Hold what a plug-in returned to its contract, once for its source, structure and sizes.
 
     Raises:
       ConfigError: naming the plug-in and the contract that it breaks.
     """
-    with told(table):
+    with told(table) as plugin:
         leaves, structure = jax.tree.flatten(part)
         types = [(np.shape(leaf), str(getattr(leaf, "dtype", type(leaf)))) for leaf in leaves]
         dims = sizes.dimensions
         about = (dims.inputs, dims.outputs, dims.features, sizes.agents, str(sizes.dtype))
-        key = repr((table.kind, table.folder, str(structure), types, about, sorted(how.items())))
+        source = (table.kind, table.folder, plugin.digest())
+        key = repr((source, str(structure), types, about, sorted(how.items())))
         if key not in _checked:
             check(part, sizes, **how)
             _checked.add(key)

@@ -28,7 +28,7 @@ from memoa_jax.config_plugins import is_file
 from memoa_jax.config_sweep import Sweep
 from memoa_jax.config_tune import TuneConfig
 from memoa_jax.config_tune import faults as tuning_faults
-from memoa_jax.plugins import beside, is_full, short
+from memoa_jax.plugins import beside, forget_changed, is_full, short
 
 _PATHS = ("path", "cache")
 """The keys that hold file names, in the tables of `_FAMILIES`."""
@@ -41,7 +41,8 @@ _SEEDS: dict[Keys, str] = {("seed",): "seeds", ("seeds",): "seed"}
 def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config | Study:
     """Read a config file, apply overrides, and check it against the schema.
 
-    Plug-ins that it names are imported: see `memoa_jax.plugins`.
+    Plug-ins that it names are imported, anew where a source of theirs has changed: see
+    `memoa_jax.plugins`.
 
     File names in the result are absolute: those of the file are taken from its own folder,
     those of an override from the working directory, as on any command line.
@@ -59,6 +60,7 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config 
     """
     source = os.fspath(path)
     raw = _read(source)
+    forget_changed()
     # The file's own name serves as the run's name, made fit for a folder.
     raw.setdefault("name", re.sub(r"[^A-Za-z0-9._-]+|^[.-]+", "_", Path(source).stem)[:100])
     anchor(raw, Path(source).resolve().parent)

@@ -66,13 +66,19 @@ class Plugin:
             return self.function(**arguments)
 
     def digest(self) -> str:
-        """Return the SHA-256 of its sources: of every loaded file, in the order of their names."""
-        hashes = [f"{path.name} {file_hash(path)}" for path in self.files if path.is_file()]
+        """Return the SHA-256 of its sources as they were imported, in the order of their names."""
+        hashes = [
+            f"{path.name} {_imported_as.get(path) or file_hash(path)}"
+            for path in self.files
+            if path.is_file()
+        ]
         return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
 _beside: dict[str, Path] = {}
 """The modules that were found beside a config, by their top-level names, and in which folder."""
+_imported_as: dict[Path, str] = {}
+"""The sources of those modules, and their SHA-256 when they were imported."""
 
 
 def is_full(kind: Any) -> bool:
@@ -143,6 +149,17 @@ def find(kind: str, family: str, folder: str | None = None) -> Plugin:
     local = folder if _beside.get(module_name.partition(".")[0]) == _path(folder) else None
     files = _sources(module, local)
     return Plugin(kind, function, files, _version(module_name, points, local), local)
+
+
+def forget_changed() -> None:
+    """Forget the modules beside configs once a source of theirs has changed.
+
+    Whoever edits a plug-in and loads the config again, in the same process, means what the file
+    says now. Between two loads an edit changes nothing: a run is of one version from end to end.
+    """
+    changed = (not x.is_file() or file_hash(x) != before for x, before in _imported_as.items())
+    if any(changed):
+        _forget(list(_beside))
 
 
 def beside(kind: str, folder: Path) -> bool:
@@ -233,9 +250,10 @@ def _on_path(folder: str | None) -> Iterator[None]:
         sys.path.remove(folder)
         sys.dont_write_bytecode = written
         for name in set(sys.modules) - before:
-            top = name.partition(".")[0]
-            if any(Path(folder) in path.parents for path in _files(sys.modules[name])):
-                _beside[top] = Path(folder)
+            for path in _files(sys.modules[name]):
+                if Path(folder) in path.parents:
+                    _beside[name.partition(".")[0]] = Path(folder)
+                    _imported_as[path] = file_hash(path)
 
 
 def _make_room(top: str, folder: Path) -> None:
@@ -243,15 +261,22 @@ def _make_room(top: str, folder: Path) -> None:
     if _beside.get(top) == folder:
         return
     if top in _beside:
-        for one in [one for one, place in _beside.items() if place == _beside[top]]:
-            for name in [n for n in sys.modules if n == one or n.startswith(f"{one}.")]:
-                del sys.modules[name]
-        del _beside[top]
+        _forget([one for one, place in _beside.items() if place == _beside[top]])
     here = any(folder in path.parents for path in _files(sys.modules.get(top)))
     if top in sys.stdlib_module_names or (top in sys.modules and not here):
         found = f"{top} beside the config has the name of a module that is in use already"
         raise PluginError(f"{found}; give it a name of its own")
     _beside[top] = folder
+
+
+def _forget(tops: Sequence[str]) -> None:
+    """Have modules beside a config imported anew when they are next asked for."""
+    for top in tops:
+        for name in [n for n in sys.modules if n == top or n.startswith(f"{top}.")]:
+            for path in _files(sys.modules[name]):
+                _imported_as.pop(path, None)
+            del sys.modules[name]
+        _beside.pop(top, None)
 
 
 def _path(folder: str | None) -> Path | None:

@@ -397,9 +397,8 @@ def test_nothing_that_comes_later_is_known():
     ],
 )
 def test_groups_that_do_not_fit_are_refused(options, message):
-    policy = options.pop("policy", affine())
     with pytest.raises(ValueError, match=message):
-        run(policy, **options, agents=6)
+        run(**{"policy": affine(), "agents": 6, **options})
 
 
 def test_costs_that_do_not_fit_the_groups_are_refused():

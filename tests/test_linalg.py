@@ -93,8 +93,8 @@ def test_gradients_and_maps_of_what_a_regression_says(d):
     p, count, rng = 3, 4, np.random.default_rng(4)
     equations = equations_of(spd(p, count), rng.normal(size=(p, count)))
     features = jnp.asarray(rng.normal(size=(d, p, count)))
-    check_grads(NormalEquations.fit, (equations, jnp.asarray(0.4), features), order=2)
-    check_grads(NormalEquations.predict, (equations, jnp.asarray(0.4), features), order=2)
+    for said in (NormalEquations.fit, NormalEquations.predict):
+        check_grads(jax.jit(said), (equations, jnp.asarray(0.4), features), order=2)
     strengths = jnp.array([0.4, 2.0])
     several = jax.vmap(lambda ridge: equations.fit(ridge, features))(strengths)
     each = [equations.fit(ridge, features) for ridge in strengths]

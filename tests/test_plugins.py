@@ -23,9 +23,7 @@ from memoa_jax.sweep_plan import plan
 def forget():
     """Leave no module of a plug-in behind for the next test."""
     yield
-    for name in plugins._beside:
-        sys.modules.pop(name, None)
-    plugins._beside.clear()
+    plugins._forget(list(plugins._beside))
 
 
 @pytest.fixture
@@ -180,7 +178,27 @@ def test_modules_beside_a_plug_in_can_be_imported_and_count(mine):
     assert [path.name for path in found.files] == ["inner.py", "own.py"]
     before = found.digest()
     (mine / "inner.py").write_text("WIDTH = 3\n")
-    assert found.digest() != before
+    assert found.digest() == before  # what was imported counts, until it is loaded again
+    again = load("project/mine.toml").encoder.found()
+    assert again.digest() != before
+    assert again.function.__globals__["inner"].WIDTH == 3
+
+
+def test_an_edited_plug_in_is_imported_anew_and_held_to_its_contract_again(mine, capsys):
+    """In one process, as from a notebook: no result is of a source that the file no longer has."""
+    command = ["run", "project/mine.toml", "--set", "run.schedule=stream",
+               "--set", "mixture={kind='uniform'}", "--out"]  # fmt: skip
+    asking = POLICY.replace("pull: Scalar\n", "pull: Scalar\n    surveys = ()\n")
+    fine = asking.replace("o.population.mean(o.prediction)", "o.target")
+    (mine / "rule.py").write_text(fine)
+    assert main([*command, "first"]) == 0
+    (mine / "rule.py").write_text(fine.replace("o.target + self.pull", "o.target - self.pull"))
+    assert main([*command, "second"]) == 0
+    one, other = (summary_of(x)["policies"]["lean"]["server_rmse"] for x in ("first", "second"))
+    assert one != other
+    (mine / "rule.py").write_text(asking)
+    assert main([*command, "third"]) == 2
+    assert "act asks the population for a sum" in told(capsys)[-1]
 
 
 def test_an_identity_holds_the_source_and_not_the_folder(mine, here):

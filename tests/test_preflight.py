@@ -1,5 +1,7 @@
 """What a run needs of memory: the compiled program's figure, the refusal, and what would fit."""
 
+import itertools
+
 import jax
 import jax.monitoring
 import numpy as np
@@ -34,10 +36,15 @@ def compiled():
     jax.monitoring.unregister_event_duration_listener(listen)
 
 
+UNUSED = itertools.count(5001)
+"""Sizes that nothing in this process has compiled a program for, not even this test before."""
+
+
 @pytest.mark.parametrize("schedule", ["resident", "stream"])
 def test_the_program_that_is_measured_is_the_one_that_runs(schedule, compiled):
+    size = next(UNUSED)
     policy = decentralized(game="forecast")
-    parts, options = asked(policy, schedule=schedule, block=512)
+    parts, options = asked(policy, schedule=schedule, block=size, num_agents=5 * size)
     need, free = preflight.needed(parts, options)
     assert 0 < need < free
     programs = {"resident": ("jit(_begin)", "jit(_run)"), "stream": ("jit(_survey)", "jit(_live)")}

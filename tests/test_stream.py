@@ -239,31 +239,28 @@ def test_one_two_four_and_eight_devices_give_the_same_bits(words):
     assert said_by(SCRIPT, *words, devices=8) == "same bits"
 
 
-@pytest.mark.parametrize("features", [3, pytest.param(8, marks=pytest.mark.slow)])
-def test_float32_costs_agree_with_float64_after_bursts(features):
+@pytest.mark.parametrize(
+    ("features", "policy"),
+    [
+        (3, greedy(GameCost(effort=2000.0), window=20)),
+        (3, decentralized(game="forecast")),
+        pytest.param(3, decentralized(horizon=3), marks=pytest.mark.slow),
+        pytest.param(8, greedy(GameCost(effort=2000.0), window=20), marks=pytest.mark.slow),
+        pytest.param(8, decentralized(game="forecast"), marks=pytest.mark.slow),
+        pytest.param(8, decentralized(horizon=3), marks=pytest.mark.slow),
+    ],
+)
+def test_float32_costs_agree_with_float64_after_bursts(features, policy):
     rng = np.random.default_rng(3)
     targets = np.cumsum(0.1 * rng.normal(size=300))
     targets[100:103] *= 100.0  # a burst of a hundred times the amplitude
     series = make_series(targets[:, None] / 10, targets[:, None], "burst")
-    for policy in (
-        greedy(GameCost(effort=2000.0), window=20),
-        decentralized(horizon=3),
-        decentralized(game="forecast"),
-    ):
-        costs = {
-            dtype: simulate(
-                series,
-                echo_state(features),
-                policy,
-                ridge_mixture(),
-                num_agents=64,
-                key=KEY,
-                dtype=dtype,
-            ).agent_costs
-            for dtype in ("float32", "float64")
-        }
-        difference = np.abs(costs["float32"] - costs["float64"]) / costs["float64"]
-        assert difference.max() < 1e-4
+    parts = series, echo_state(features), policy, ridge_mixture()
+    single, double = (
+        simulate(*parts, num_agents=64, key=KEY, dtype=dtype).agent_costs
+        for dtype in ("float32", "float64")
+    )
+    assert np.max(np.abs(single - double) / double) < 1e-4
 
 
 def test_populations_cut_alike_share_one_compiled_program():
