@@ -250,9 +250,10 @@ def _on_path(folder: str | None) -> Iterator[None]:
         sys.path.remove(folder)
         sys.dont_write_bytecode = written
         for name in set(sys.modules) - before:
+            top = name.partition(".")[0]
             for path in _files(sys.modules[name]):
-                if Path(folder) in path.parents:
-                    _beside[name.partition(".")[0]] = Path(folder)
+                if _stands_in(Path(folder), top, path):
+                    _beside[top] = Path(folder)
                     _imported_as[path] = file_hash(path)
 
 
@@ -262,7 +263,7 @@ def _make_room(top: str, folder: Path) -> None:
         return
     if top in _beside:
         _forget([one for one, place in _beside.items() if place == _beside[top]])
-    here = any(folder in path.parents for path in _files(sys.modules.get(top)))
+    here = any(_stands_in(folder, top, path) for path in _files(sys.modules.get(top)))
     if top in sys.stdlib_module_names or (top in sys.modules and not here):
         found = f"{top} beside the config has the name of a module that is in use already"
         raise PluginError(f"{found}; give it a name of its own")
@@ -286,6 +287,11 @@ def _path(folder: str | None) -> Path | None:
 def _files(module: ModuleType | None) -> list[Path]:
     file = getattr(module, "__file__", None)
     return [Path(file)] if file else []
+
+
+def _stands_in(folder: Path, top: str, path: Path) -> bool:
+    """Tell whether a module's file is of a folder itself: not of an environment kept in it."""
+    return path == folder / f"{top}.py" or folder / top in path.parents
 
 
 def _sources(module: ModuleType, folder: str | None) -> tuple[Path, ...]:

@@ -184,6 +184,21 @@ def test_modules_beside_a_plug_in_can_be_imported_and_count(mine):
     assert again.function.__globals__["inner"].WIDTH == 3
 
 
+def test_what_an_environment_beside_the_config_holds_is_not_beside_it(mine, monkeypatch):
+    """Nor is it imported anew with an edited plug-in: compiled packages can be imported once."""
+    packages = mine / ".venv" / "lib" / "site-packages"
+    packages.mkdir(parents=True)
+    (packages / "installed_there.py").write_text("")
+    monkeypatch.syspath_prepend(packages)
+    (mine / "rule.py").write_text("import installed_there\n" + POLICY)
+    load("project/mine.toml")
+    first = sys.modules["installed_there"], sys.modules["rule"]
+    (mine / "rule.py").write_text("import installed_there\n" + POLICY + "# another word\n")
+    load("project/mine.toml")
+    again = sys.modules.pop("installed_there"), sys.modules["rule"]
+    assert [one is other for one, other in zip(first, again, strict=True)] == [True, False]
+
+
 def test_an_edited_plug_in_is_imported_anew_and_held_to_its_contract_again(mine, capsys):
     """In one process, as from a notebook: no result is of a source that the file no longer has."""
     command = ["run", "project/mine.toml", "--set", "run.schedule=stream",
