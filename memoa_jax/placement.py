@@ -14,9 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
 
 from memoa_jax.types import Array, Population, Tree
 
+AXIS = "devices"
+"""Of the mesh on which calls are dealt out."""
 CPU_BLOCK = 2048
 """Agents per block on CPU: what they carry stays in a core's cache."""
 DEVICE_BLOCK = 131_072
@@ -102,49 +105,68 @@ def members(shape: Blocks, agents: Array, first: Array, dtype: Any) -> tuple[Arr
     return index, Population(size=everyone, exists=exists, own=own)
 
 
-def deal(
-    run: Callable[..., Tree],
-    plan: Cut,
-    devices: Sequence[Any],
-    arguments: tuple[Tree, ...],
-    begun: int = 0,
-) -> Iterator[Tree]:
-    """Run all calls, dealt to the devices in turn, a thread for each; yield results in order.
+class Together:
+    """A function of arguments and a call's first agents, on all devices of a process at once.
+
+    It is traced and compiled once, however many devices there are; nothing passes between them.
+    """
+
+    def __init__(self, run: Callable[..., Tree], devices: Sequence[Any]) -> None:
+        self.devices = tuple(devices)
+        self.ours = [n for n, one in enumerate(devices) if one.process_index == jax.process_index()]
+        mesh = jax.sharding.Mesh(np.asarray([devices[n] for n in self.ours]), (AXIS,))
+        self.alike = NamedSharding(mesh, PartitionSpec())
+        self.apart = NamedSharding(mesh, PartitionSpec(AXIS))
+
+        def each(arguments: tuple[Tree, ...], firsts: Array) -> Tree:
+            return jax.tree.map(lambda leaf: leaf[None], run(*arguments, firsts[0]))
+
+        each.__name__ = getattr(run, "func", run).__name__  # what compilations are told by
+        specs = (self.alike.spec, self.apart.spec)
+        self.compiled = jax.jit(
+            jax.shard_map(
+                each, mesh=mesh, in_specs=specs, out_specs=self.apart.spec, check_vma=False
+            )
+        )
+
+    def __call__(self, arguments: tuple[Tree, ...], firsts: Sequence[np.ndarray]) -> list[Tree]:
+        """Do one call on each device, arguments lying on all; return what each of them found."""
+        found = jax.device_get(self.compiled(arguments, self.dealt(firsts)))
+        return [jax.tree.map(lambda leaf, n=n: leaf[n], found) for n in range(len(firsts))]
+
+    def dealt(self, firsts: Sequence[np.ndarray]) -> Array:
+        """Give each device the first agents of its call's blocks."""
+        return jax.device_put(np.stack(firsts), self.apart)
+
+
+def deal(run: Together, plan: Cut, arguments: tuple[Tree, ...], begun: int = 0) -> Iterator[Tree]:
+    """Run all calls, in rounds of one on each device; yield their results in order.
 
     Those before `begun` are left out; of several processes, it is a multiple of the devices.
 
     Devices may belong to several processes, the same number to each: every process runs the
     calls of its own and is given the results of all.
     """
-    ours = [n for n, one in enumerate(devices) if one.process_index == jax.process_index()]
-    placed = {n: jax.device_put(arguments, devices[n]) for n in ours}
+    placed, together = jax.device_put(arguments, run.alike), len(run.devices)
 
-    def one(call: int) -> Tree:
-        number = call % len(devices)
-        firsts = jax.device_put(plan.firsts(call % plan.calls), devices[number])
-        return jax.device_get(run(*placed[number], firsts))
+    def one(first: int) -> list[Tree]:
+        # The last round has a call for every device, needed or not: processes meet after it.
+        return run(placed, [plan.firsts((first + n) % plan.calls) for n in run.ours])
 
-    alone = len(ours) == len(devices)
-    # Processes meet after each round: all do something in the last one, needed or not.
-    rounds = -(-plan.calls // len(devices))
-    calls = range(begun, plan.calls if alone else rounds * len(devices))
-    found = _ahead(one, [call for call in calls if call % len(devices) in placed], len(ours))
-    if alone:
-        yield from found
-        return
-    for done in range(begun, plan.calls, len(devices)):
-        results = _exchange([next(found) for _ in ours], devices)
-        yield from results[: plan.calls - done]
+    rounds = range(begun, plan.calls, together)
+    for first, found in zip(rounds, _ahead(one, rounds), strict=True):
+        results = found if len(found) == together else _exchange(found, run.devices)
+        yield from results[: plan.calls - first]
 
 
-def _ahead(one: Callable[[int], Tree], calls: Sequence[int], workers: int) -> Iterator[Tree]:
-    """Run calls in threads, and yield what they return in order."""
-    with ThreadPoolExecutor(workers) as pool:
+def _ahead(one: Callable[[int], Tree], rounds: Sequence[int]) -> Iterator[Tree]:
+    """Do one round while the last one's results are used; yield what they return in order."""
+    with ThreadPoolExecutor(1) as pool:
         waiting: list[Any] = []
         try:
-            for call in calls:
-                waiting.append(pool.submit(one, call))
-                if len(waiting) > 2 * workers:  # a bounded queue: memory stays flat
+            for each in rounds:
+                waiting.append(pool.submit(one, each))
+                if len(waiting) > 2:  # a bounded queue: memory stays flat
                     yield waiting.pop(0).result()
             while waiting:
                 yield waiting.pop(0).result()

@@ -313,12 +313,15 @@ def prepare(
             "allowed is schedule = 'resident'"
         )
     devices = jax.devices() if mesh is None else list(mesh.devices.flat)
+    plan = cut(num_agents, block, devices[0].platform)
+    if jax.process_count() == 1:
+        devices = devices[: plan.calls]  # the others would have nothing to do
     return Stream(
         parts=parts,
         series=series,
         dimensions=dimensions,
         choice=record,
-        plan=cut(num_agents, block, devices[0].platform),
+        plan=plan,
         devices=devices,
         dtype=dtype,
         best_readout=best_readout,

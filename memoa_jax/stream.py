@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +28,7 @@ from memoa_jax.groups import group_of, in_groups
 from memoa_jax.loop import Point, advance, begin, points_of, scan_in_chunks
 from memoa_jax.meeting import answer_shapes, answers
 from memoa_jax.metrics import diverging
-from memoa_jax.placement import Blocks, Cut, members
+from memoa_jax.placement import Blocks, Cut, Together, members
 from memoa_jax.recording import Field, Record
 from memoa_jax.series import Series
 from memoa_jax.totals import Tally, tallies_by_group
@@ -165,34 +165,45 @@ class Stream:
             steps_kept=self.steps_kept,
         )
 
+    def together(self, run: functools.partial[Tree]) -> Together:
+        """Return a pass (see `look`, `live`) on all devices, compiled once for all runs like it."""
+        return _together(run.func, tuple(self.devices), **run.keywords)
+
+
+@functools.lru_cache(maxsize=256)
+def _together(run: Callable[..., Tree], devices: tuple[Any, ...], **settings: Any) -> Together:
+    """Return a pass on the given devices; passes of the same settings share their programs."""
+    return Together(functools.partial(run, **settings), devices)
+
 
 def stream_bytes(stream: Stream) -> int:
-    """Return the bytes that a device holds in a run; compiles it for the first of them.
+    """Return the bytes that each device holds in a run; compiles it.
 
     On CPU the devices share the machine's memory: each of them needs as much.
     """
-    device = next(one for one in stream.devices if one.process_index == jax.process_index())
-    firsts = jax.device_put(stream.plan.firsts(0), device)
     told: tuple[Tree, ...] = ()
     most = 0
 
-    def there(leaf: Any) -> Any:
-        # What was computed is known by its shape alone; the rest goes where a run puts it.
-        if not isinstance(leaf, jax.ShapeDtypeStruct):
-            return jax.device_put(leaf, device)
-        sharding = jax.sharding.SingleDeviceSharding(device)
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+    def held(run: functools.partial[Tree], arguments: tuple[Tree, ...]) -> int:
+        together = stream.together(run)
+
+        def there(leaf: Any) -> Any:
+            # What was computed is known by its shape alone; the rest goes where a run puts it.
+            if not isinstance(leaf, jax.ShapeDtypeStruct):
+                return jax.device_put(leaf, together.alike)
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=together.alike)
+
+        firsts = together.dealt([stream.plan.firsts(0)] * len(together.ours))
+        return bytes_of(together.compiled.lower(jax.tree.map(there, arguments), firsts))
 
     for number, survey in enumerate(stream.surveys):
-        look, arguments = stream.look(number), jax.tree.map(there, stream.arguments(told))
-        most = max(most, bytes_of(_survey.lower(*arguments, firsts, **look.keywords)))
-        found = jax.eval_shape(look, *arguments, firsts)
+        look, arguments = stream.look(number), stream.arguments(told)
+        most = max(most, held(look, arguments))
+        found = jax.eval_shape(look, *arguments, stream.plan.firsts(0))
         told = (*told, stream.answer_shapes(survey, found))
-    live, arguments = stream.live(), jax.tree.map(there, stream.arguments(told, *stream.chosen()))
-    return max(most, bytes_of(_live.lower(*arguments, firsts, **live.keywords)))
+    return max(most, held(stream.live(), stream.arguments(told, *stream.chosen())))
 
 
-@functools.partial(jax.jit, static_argnames=("number", "dimensions", "shape", "steps_kept"))
 def _survey(
     parts: Parts,
     points: Point,
@@ -280,18 +291,6 @@ class Found(NamedTuple):
     costs: Array | None
 
 
-@functools.partial(
-    jax.jit,
-    static_argnames=(
-        "dimensions",
-        "shape",
-        "fields",
-        "best_readout",
-        "keep_costs",
-        "containment",
-        "steps_kept",
-    ),
-)
 def _live(
     parts: Parts,
     points: Point,

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from memoa_jax.placement import Together
 from memoa_jax.stream_objective import Chain, raw, smooth, smooth_leaves, spreads, sum_blocks
 from memoa_jax.types import Array, Tree
 
@@ -52,17 +53,16 @@ class Forward:
         value, weights = chain.join([call.value for call in calls])
         return value, weights @ np.asarray([call.slopes for call in calls], np.float64)
 
-    def _pass(self, run: Callable[..., Tree]) -> Callable[..., Dual]:
+    def _pass(self, run: Callable[..., Tree]) -> Together:
         """Compile a pass."""
 
-        @jax.jit
         def pass_(point: Array, told: Dual, *here: Any) -> Dual:
             def found(point: Array, told: Tree) -> Tree:
                 return run(point, told, *here)
 
             return along(found, Dual((point, told.value), (_unit(point), told.slopes)))
 
-        return pass_
+        return self.chain.together(pass_)
 
     def _answer(self, number: int) -> Callable[..., Dual]:
         """Compile what turns sums into answers."""

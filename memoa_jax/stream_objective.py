@@ -20,7 +20,7 @@ from memoa_jax.arithmetic import cast_floating
 from memoa_jax.choices import Measure
 from memoa_jax.meeting import held, meet
 from memoa_jax.metrics import rmse
-from memoa_jax.placement import deal
+from memoa_jax.placement import Together, deal
 from memoa_jax.spread import Spread
 from memoa_jax.stream import Parts, Stream
 from memoa_jax.types import Array, Encoder, Mixture, Policy, Tree
@@ -56,14 +56,16 @@ class Chain:
         made = self.made({name: point[k] for k, name in enumerate(self.names)})
         return Parts(*made, self.stream.parts.key, self.stream.parts.groups)
 
-    def calls(
-        self, run: Callable[..., Tree], values: np.ndarray, told: Tree, *more: Tree
-    ) -> Iterator[Tree]:
+    def calls(self, run: Together, values: np.ndarray, told: Tree, *more: Tree) -> Iterator[Tree]:
         """Deal the calls of a pass to the devices: run(point, told, *more, points, N, firsts)."""
         stream = self.stream
         point = jnp.asarray(values, stream.dtype)
         arguments = (point, told, *more, stream.points, jnp.uint32(stream.plan.agents))
-        return deal(run, stream.plan, stream.devices, arguments)
+        return deal(run, stream.plan, arguments)
+
+    def together(self, run: Callable[..., Tree]) -> Together:
+        """Return what `calls` deals."""
+        return Together(run, self.stream.devices)
 
     def look(self, number: int, *here: Any) -> Tree:
         """Return what a call's blocks hand over in a pass, leaves [blocks, ...]."""

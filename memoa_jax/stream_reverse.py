@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from memoa_jax.placement import Together
 from memoa_jax.stream_objective import (
     Chain,
     centres_of,
@@ -39,8 +40,8 @@ class Reverse:
         )
         numbers = range(chain.answered)
         self.chain = chain
-        self._looks = [jax.jit(functools.partial(chain.look, number)) for number in numbers]
-        self._amount = jax.jit(chain.amount)
+        self._looks = [chain.together(functools.partial(chain.look, number)) for number in numbers]
+        self._amount = chain.together(chain.amount)
         self._answers = [jax.jit(functools.partial(chain.answer, number)) for number in numbers]
         self._looks_back = [_look_back(chain, number) for number in numbers]
         self._amount_back = _amount_back(chain)
@@ -101,23 +102,21 @@ class Reverse:
             pulls.add(*found)
 
 
-def _look_back(chain: Chain, number: int) -> Callable[..., Tree]:
+def _look_back(chain: Chain, number: int) -> Together:
     """Compile the way back through a pass: from its sums to parameters and what was told."""
 
-    @jax.jit
     def back(point: Array, told: Tree, centres: Tree, pull: Tree, *here: Any) -> Tree:
         def sums(point: Array, told: Tree) -> Tree:
             return sum_blocks(raw(chain.look(number, point, told, *here), centres))
 
         return pulled(sums, (point, told), pull)
 
-    return back
+    return chain.together(back)
 
 
-def _amount_back(chain: Chain) -> Callable[..., Tree]:
+def _amount_back(chain: Chain) -> Together:
     """Compile the way back through the last pass: from the calls' amounts, by their weights."""
 
-    @jax.jit
     def back(point: Array, told: Tree, weights: Array, *here: Any) -> Tree:
         plan, firsts = chain.stream.plan, here[-1]
 
@@ -126,7 +125,7 @@ def _amount_back(chain: Chain) -> Callable[..., Tree]:
 
         return pulled(amount, (point, told), weights[firsts[0] // (plan.size * plan.blocks)])
 
-    return back
+    return chain.together(back)
 
 
 def _answer_back(chain: Chain, number: int) -> Callable[..., Tree]:

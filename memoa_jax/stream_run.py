@@ -132,17 +132,18 @@ def run_stream(
 
     for number in range(going.number, len(surveys)):
         arguments = stream.arguments(going.told)
-        run = stream.look(number)
+        run = stream.together(stream.look(number))
         show()
-        for found in deal(run, plan, stream.devices, arguments, begun=going.calls):
+        for found in deal(run, plan, arguments, begun=going.calls):
             going.total.add(found)
             called()
         told = stream.answers(surveys[number], going.total.result())
         going = Going(number + 1, told=(*going.told, told))
 
     arguments = stream.arguments(going.told, *stream.chosen())
+    run = stream.together(stream.live())
     show()
-    for found in deal(stream.live(), plan, stream.devices, arguments, begun=going.calls):
+    for found in deal(run, plan, arguments, begun=going.calls):
         going.enter(found, stream)
         called()
     shares = going.total.result()

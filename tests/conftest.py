@@ -35,6 +35,7 @@ if _flags_of_the_user is None and not os.environ.get("MEMOA_TEST_OPTIMISED"):
         os.environ["XLA_FLAGS"] = QUICK_FLAGS
 
 import jax  # noqa: E402
+import jax.monitoring  # noqa: E402
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -96,3 +97,18 @@ def grid(here):
     """Work in a folder that holds a small sweep; return its path."""
     (here / "grid.toml").write_text(GRID)
     return here / "grid.toml"
+
+
+@pytest.fixture
+def compiled():
+    """Collect the names of the programs that are compiled."""
+    names = []
+
+    def listen(event, duration_secs, fun_name="", **_):
+        del duration_secs
+        if event.endswith("backend_compile_duration"):
+            names.append(fun_name)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield names
+    jax.monitoring.unregister_event_duration_listener(listen)

@@ -3,7 +3,6 @@
 import itertools
 
 import jax
-import jax.monitoring
 import numpy as np
 import pytest
 
@@ -19,21 +18,6 @@ from memoa_jax.simulate import simulate
 def asked(policy=None, mixture=None, **options):
     parts = brownian(6), random_features(3), policy or greedy(), mixture or ridge_mixture()
     return parts, {"num_agents": 5000, "key": jax.random.key(0), **options}
-
-
-@pytest.fixture
-def compiled():
-    """Collect the programs that are compiled."""
-    names = []
-
-    def listen(event, duration_secs, fun_name="", **_):
-        del duration_secs
-        if event.endswith("backend_compile_duration"):
-            names.append(fun_name)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield names
-    jax.monitoring.unregister_event_duration_listener(listen)
 
 
 UNUSED = itertools.count(5001)

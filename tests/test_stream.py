@@ -20,7 +20,6 @@ from memoa_jax.recording import Record
 from memoa_jax.series import make_series
 from memoa_jax.simulate import simulate
 from memoa_jax.spread import Spread
-from memoa_jax.stream import _live
 from memoa_jax.sums import Sums
 from memoa_jax.totals import Tally, joined
 from memoa_jax.types import Population
@@ -263,16 +262,39 @@ def test_float32_costs_agree_with_float64_after_bursts(features, policy):
     assert np.max(np.abs(single - double) / double) < 1e-4
 
 
-def test_populations_cut_alike_share_one_compiled_program():
+def test_populations_cut_alike_share_one_compiled_program(compiled):
     options = {"key": KEY, "schedule": "stream", "block": 8, "dtype": "float64"}
     parts = toy(1, 9), random_features(2), greedy(window=2), ridge_mixture()
     simulate(*parts, num_agents=41, **options)
-    before = _live._cache_size()
+    compiled.clear()
     for agents in (42, 47):
         whole = simulate(*parts, num_agents=agents, key=KEY, dtype="float64")
         stream = simulate(*parts, num_agents=agents, **options)
         np.testing.assert_allclose(stream.mean_field, whole.mean_field, rtol=1e-9)
-    assert _live._cache_size() == before
+    assert "jit(_live)" not in compiled
+
+
+ONCE = textwrap.dedent(
+    """
+    import jax
+    from memoa_jax import decentralized, random_features, ridge_mixture, simulate
+    from memoa_jax.series import brownian
+
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, duration, fun_name="", **_: event.endswith("backend_compile_duration")
+        and compiled.append(fun_name))
+    assert jax.device_count() == 8
+    parts = brownian(12), random_features(3), decentralized(game="forecast"), ridge_mixture()
+    for seed in range(2):
+        simulate(*parts, num_agents=160, key=jax.random.key(seed), schedule="stream", block=16)
+    print(*sorted(name for name in compiled if name in ("jit(_survey)", "jit(_live)")))
+    """
+)
+
+
+def test_eight_devices_share_one_compiled_program():
+    assert said_by(ONCE, devices=8) == "jit(_live) jit(_survey)"
 
 
 @pytest.mark.parametrize(
