@@ -3,9 +3,12 @@
     python tests/reliability/in_any_order.py --passes 20 --workers 2
 
 Each worker has a share of the files, and makes all its passes in one process: what a test leaves
-behind meets every other test of the share, and the test itself. Programs stay compiled from pass
-to pass, so that later passes take a third of the first one's time, and some gigabytes of memory;
-Linux forgets them sooner where `vm.max_map_count` is small. Ends with 1 if anything failed.
+behind meets every other test of the share, and the test itself. Ends with 1 if anything failed.
+
+Programs stay compiled from pass to pass, so that later passes take a third of the first one's time,
+and 8 to 10 GB of memory per worker; they are forgotten sooner where `vm.max_map_count` is small.
+A cache on disk shortens the first pass and what child processes compile: `JAX_COMPILATION_CACHE_DIR`
+with `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0`, `JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1`.
 """
 
 import argparse
@@ -22,7 +25,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-EVERY = 250  # tests; what nobody uses any more is collected
+COLLECT_AFTER = 250  # tests; what nobody uses any more is collected
 
 
 class AnyOrder:
@@ -51,7 +54,7 @@ class AnyOrder:
             self.failed.append(report.nodeid)
         if report.when == "teardown":
             self.seen += 1
-            if self.seen % EVERY == 0:
+            if self.seen % COLLECT_AFTER == 0:
                 gc.collect()
 
 
