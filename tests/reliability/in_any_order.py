@@ -5,10 +5,10 @@
 Each worker has a share of the files, and makes all its passes in one process: what a test leaves
 behind meets every other test of the share, and the test itself. Ends with 1 if anything failed.
 
-Programs stay compiled from pass to pass, so that later passes take a third of the first one's time,
-and 8 to 10 GB of memory per worker; they are forgotten sooner where `vm.max_map_count` is small.
-A cache on disk shortens the first pass and what child processes compile: `JAX_COMPILATION_CACHE_DIR`
-with `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0`, `JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1`.
+Programs stay compiled from pass to pass: later passes take a third of the first one's time, and 8
+to 10 GB of memory per worker; they are forgotten sooner where `vm.max_map_count` is small. A cache
+on disk shortens the first pass, and what child processes compile: JAX_COMPILATION_CACHE_DIR, with
+JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 and JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1.
 """
 
 import argparse
