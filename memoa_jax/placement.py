@@ -112,18 +112,19 @@ class Together:
     """
 
     def __init__(self, run: Callable[..., Tree], devices: Sequence[Any]) -> None:
-        self.devices = tuple(devices)
-        self.ours = [n for n, one in enumerate(devices) if one.process_index == jax.process_index()]
+        here = jax.process_index()
+        self.devices: tuple[Any, ...] = tuple(devices)
+        self.ours: list[int] = [n for n, one in enumerate(devices) if one.process_index == here]
         mesh = jax.sharding.Mesh(np.asarray([devices[n] for n in self.ours]), (AXIS,))
-        self.alike = NamedSharding(mesh, PartitionSpec())
-        self.apart = NamedSharding(mesh, PartitionSpec(AXIS))
+        self.alike: NamedSharding = NamedSharding(mesh, PartitionSpec())
+        self.apart: NamedSharding = NamedSharding(mesh, PartitionSpec(AXIS))
 
         def each(arguments: tuple[Tree, ...], firsts: Array) -> Tree:
             return jax.tree.map(lambda leaf: leaf[None], run(*arguments, firsts[0]))
 
         each.__name__ = getattr(run, "func", run).__name__  # what compilations are told by
         specs = (self.alike.spec, self.apart.spec)
-        self.compiled = jax.jit(
+        self.compiled: jax.stages.Wrapped = jax.jit(
             jax.shard_map(
                 each, mesh=mesh, in_specs=specs, out_specs=self.apart.spec, check_vma=False
             )
