@@ -277,9 +277,10 @@ def test_populations_cut_alike_share_one_compiled_program(compiled):
 ONCE = textwrap.dedent(
     """
     import jax
-    from memoa_jax import decentralized, random_features, ridge_mixture, simulate
+    from memoa_jax import decentralized, placement, random_features, ridge_mixture, simulate
     from memoa_jax.series import brownian
 
+    placement.AGENTS_PER_CALL = 16  # ten calls: every device has one
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, duration, fun_name="", **_: event.endswith("backend_compile_duration")
