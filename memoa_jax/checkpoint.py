@@ -13,7 +13,7 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,9 +52,11 @@ class Store:
     """
 
     folder: Path
+    _whole: int | None = field(default=None, init=False, repr=False, compare=False)
+    """The checkpoint that this object wrote or read last: whole, as far as anybody knows."""
 
     def save(self, arrays: Arrays, facts: Mapping[str, Any]) -> None:
-        """Write a checkpoint, and let go of all but the one before it.
+        """Write a checkpoint, and let go of all but the whole one before it.
 
         Raises:
           OSError: if it could not be written; those before it are as they were.
@@ -73,7 +75,9 @@ class Store:
         except OSError:
             remove(packed)
             raise
-        self._forget(numbers[:-1])
+        before = numbers[-1:] if self._whole is None else [self._whole]
+        self._forget([other for other in numbers if other not in before])
+        self._whole = number
 
     def load(self) -> tuple[Checkpoint, list[str]] | None:
         """Return the newest checkpoint that is whole, and a line for each one that is not.
@@ -86,9 +90,12 @@ class Store:
         lines: list[str] = []
         for number in reversed(self._numbers()):
             try:
-                return self._read(number), lines
+                found = self._read(number)
             except DamagedError as error:
                 lines.append(str(error))
+            else:
+                self._whole = number
+                return found, lines
         if lines:
             raise DamagedError("; ".join(lines))
         return None
@@ -96,6 +103,7 @@ class Store:
     def clear(self) -> None:
         """Remove all checkpoints, and the folder where nothing else is in it."""
         self._forget(self._numbers())
+        self._whole = None
         for path in self.folder.glob("*.npz"):  # of a save that was cut off
             if path.stem.isdigit():
                 remove(path)

@@ -91,23 +91,34 @@ def only_writer(folder: Path) -> Iterator[None]:
         yield
         return
     path = folder / LOCK
-    with open(path, "a+b") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            allowed = "allowed is one at a time, or another folder"
-            raise LockedError(f"{folder}: {_holder(stream)} writes here: {allowed}") from None
-        except OSError:  # a file system without locks
-            yield
+    while True:
+        with open(path, "a+b") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                allowed = "allowed is one at a time, or another folder"
+                raise LockedError(f"{folder}: {_holder(stream)} writes here: {allowed}") from None
+            except OSError:  # a file system without locks
+                yield
+                return
+            if not _is_at(stream, path):
+                continue  # the writer before took it away while it was being opened
+            stream.truncate(0)
+            stream.write(str(os.getpid()).encode())
+            stream.flush()
+            try:
+                yield
+            finally:
+                remove(path)
             return
-        stream.truncate(0)
-        stream.write(str(os.getpid()).encode())
-        stream.flush()
-        try:
-            yield
-        finally:
-            # Under the lock: whoever waits for it opens a file of its own.
-            remove(path)
+
+
+def _is_at(stream: IO[Any], path: Path) -> bool:
+    """Return whether an open file is the one that has this name now."""
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _holder(stream: IO[Any]) -> str:

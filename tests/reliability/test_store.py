@@ -4,6 +4,7 @@ import builtins
 import errno
 import os
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,9 @@ import pytest
 
 from memoa_jax.checkpoint import DamagedError, Store
 from memoa_jax.files import LockedError, only_writer
+
+if sys.platform != "win32":
+    import fcntl
 
 CHANCE = random.Random(1)
 
@@ -97,6 +101,45 @@ def test_a_file_that_is_gone_is_damage(store):
     found, damaged = store.load()
     assert same(found, 1)
     assert "No such file" in damaged[0]
+
+
+def numbers(store):
+    return sorted({int(path.stem) for path in store.folder.iterdir()})
+
+
+@pytest.mark.parametrize("kind", ["npz", "json"])
+def test_the_whole_one_is_kept_beside_the_new_one_not_the_damaged_one(store, kind):
+    def damage(number):
+        path = store.folder / f"{number:06d}.{kind}"
+        path.write_bytes(path.read_bytes()[:-1])
+
+    damage(2)
+    goes_on = Store(store.folder)
+    assert same(goes_on.load()[0], 1)
+    goes_on.save(*content(3))
+    assert numbers(store) == [1, 3]
+    assert same(Store(store.folder).load()[0], 3)
+    goes_on.save(*content(4))
+    assert numbers(store) == [3, 4]
+    damage(4)
+    damage(3)
+    with pytest.raises(DamagedError):
+        goes_on.load()
+
+    goes_on.clear()
+    for number in range(3):
+        goes_on.save(*content(number))
+    assert numbers(store) == [1, 2]
+
+
+def test_twice_damaged_is_not_lost(store):
+    for number in (2, 3):
+        (store.folder / f"{number:06d}.npz").write_bytes(b"")
+        goes_on = Store(store.folder)
+        found, damaged = goes_on.load()
+        assert same(found, 1)
+        assert len(damaged) == 1
+        goes_on.save(*content(number + 1))
 
 
 class Failing:
@@ -195,3 +238,25 @@ def test_one_writer_at_a_time(tmp_path):
     with only_writer(tmp_path):
         assert list(tmp_path.iterdir()) == [Path(tmp_path / ".memoa.lock")]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such locks")
+@pytest.mark.parametrize("next_one", [False, True])
+def test_a_lock_taken_away_while_it_is_opened_is_no_lock(tmp_path, monkeypatch, next_one):
+    path, real, calls = tmp_path / ".memoa.lock", fcntl.flock, []
+
+    def flock(stream, how):
+        calls.append(how)
+        if len(calls) == 1:  # the writer before ends now, and another one may begin
+            path.unlink()
+            if next_one:
+                path.touch()
+        return real(stream, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with only_writer(tmp_path):
+        assert len(calls) == 2
+        assert path.read_text() == str(os.getpid())
+        with pytest.raises(LockedError), only_writer(tmp_path):
+            pass
+    assert not path.exists()
