@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,7 +39,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     Raises:
       OSError: as `replace`.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         with open(temporary, "w+b") as stream:
             yield stream
@@ -50,6 +50,40 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         remove(temporary)
         raise
     _sync_folder(path.parent)
+
+
+def replace_together(folder: Path, files: Mapping[str, bytes], last: str) -> None:
+    """Write files that are one; where the last one is, all of them are its own.
+
+    All are on the disk under temporary names before the first takes its place; while they do,
+    the last one is not there.
+
+    Raises:
+      OSError: whatever went wrong; where there was no room for all, the old ones stand.
+    """
+    names = [*(name for name in files if name != last), last]
+    temporaries = {name: _temporary(folder / name) for name in names}
+    try:
+        for name, temporary in temporaries.items():
+            with open(temporary, "wb") as stream:
+                stream.write(files[name])
+                stream.flush()
+                os.fsync(stream.fileno())
+        (folder / last).unlink(missing_ok=True)
+        _sync_folder(folder)
+        for name, temporary in temporaries.items():
+            if name == last:
+                _sync_folder(folder)
+            os.replace(temporary, folder / name)
+    except BaseException:
+        for temporary in temporaries.values():
+            remove(temporary)
+        raise
+    _sync_folder(folder)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def _sync_folder(folder: Path) -> None:

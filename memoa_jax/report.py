@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memoa_jax.choices import METRICS
-from memoa_jax.files import replace
+from memoa_jax.files import replace_together
 
 _COLUMNS = {
     "server_rmse": "server",
@@ -316,15 +316,17 @@ def write(
 def write_files(folder: Path, files: Mapping[str, bytes], manifest: Mapping[str, Any]) -> None:
     """Write a run's files; the manifest comes last and holds the others' hashes.
 
-    Each file is written under a temporary name and then renamed, so a reader sees the old
-    file or the new one. Of several processes the first writes.
+    Where there is a manifest, the files beside it are its own (`memoa_jax.files`). Of several
+    processes the first writes.
+
+    Raises:
+      OSError: if they cannot be written.
     """
     if jax.process_index() > 0:
         return
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    for name, content in files.items():
-        replace(folder / name, content)
-    replace(folder / "manifest.json", to_json({**manifest, "sha256": hashes}).encode())
+    sealed = to_json({**manifest, "sha256": hashes}).encode()
+    replace_together(folder, {**files, "manifest.json": sealed}, "manifest.json")
 
 
 def platform_facts() -> dict[str, str]:

@@ -108,6 +108,10 @@ def valid(folder):
     manifest = folder / "manifest.json"
     if not manifest.exists():
         return
+    hashes = json.loads(manifest.read_text())["sha256"]
+    assert hashes == {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in hashes
+    }
     summary = json.loads((folder / "summary.json").read_text())
     if not summary["interrupted"]:
         # Killed after its last write: all there, but perhaps for what it kept to go on from.
@@ -115,7 +119,7 @@ def valid(folder):
     else:
         assert summary["partial"] or summary["not_run"]
     names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
-    assert names <= {*json.loads(manifest.read_text())["sha256"], "manifest.json", "checkpoint"}
+    assert names <= {*hashes, "manifest.json", "checkpoint"}
 
 
 def kill_and_go_on(folder, out, chance):

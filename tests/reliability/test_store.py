@@ -2,6 +2,8 @@
 
 import builtins
 import errno
+import hashlib
+import json
 import os
 import random
 import sys
@@ -11,7 +13,8 @@ import numpy as np
 import pytest
 
 from memoa_jax.checkpoint import DamagedError, Store
-from memoa_jax.files import LockedError, only_writer
+from memoa_jax.files import LockedError, only_writer, remove_temporaries
+from memoa_jax.report import write_files
 
 if sys.platform != "win32":
     import fcntl
@@ -229,6 +232,73 @@ def test_a_failing_operation_loses_nothing_and_leaves_nothing_partial(tmp_path, 
         assert not [name for name in names if name.endswith(".tmp")]
         store.save(*content(3))
         assert same(store.load()[0], 3)
+
+
+def write_run(folder, number):
+    """Write the files of a run and its manifest."""
+    files = {"config.toml": b"a = 1\n", "summary.json": b"%d" % number, "rows.npz": b"x" * number}
+    write_files(folder, files, {"seed": number})
+
+
+def stands(folder):
+    """Return the run that a folder holds; None where it has no manifest."""
+    if not (folder / "manifest.json").exists():
+        return None
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for name, digest in manifest["sha256"].items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest, name
+    return manifest["seed"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EACCES])
+def test_a_manifest_is_there_with_the_files_that_are_its_own_and_no_others(tmp_path, code):
+    with pytest.MonkeyPatch.context() as patch:
+        counting = Failing(patch, None, 0)
+        write_run(tmp_path, 1)
+    standing, failures = [], []
+    for number in range(1, counting.count + 1):
+        write_run(tmp_path, 1)
+        with pytest.MonkeyPatch.context() as patch:
+            Failing(patch, number, code)
+            try:
+                write_run(tmp_path, 2)
+            except OSError as error:
+                failures.append(error.errno)
+        standing.append(stands(tmp_path))
+        names = {path.name for path in tmp_path.iterdir()} - {"manifest.json"}
+        assert names == {"config.toml", "summary.json", "rows.npz"}
+    # Writing all four leaves the old ones; a rename that fails leaves no manifest.
+    assert standing[:12] == [1] * 12
+    assert standing.count(None) == 4
+    assert set(standing[12:]) == {None, 2}
+    assert set(failures) == {code}
+    assert len(failures) >= 16
+
+
+@pytest.mark.parametrize("rename", range(4))
+def test_a_process_that_dies_between_two_files_leaves_no_manifest(tmp_path, monkeypatch, rename):
+    class Died(BaseException):
+        """Nothing of what follows is done."""
+
+    real, renames = os.replace, []
+
+    def replace(*arguments):
+        renames.append(arguments)
+        if len(renames) == 5 + rename:
+            monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)
+            raise Died
+        real(*arguments)
+
+    monkeypatch.setattr(os, "replace", replace)
+    write_run(tmp_path, 1)
+    assert stands(tmp_path) == 1
+    with pytest.raises(Died):
+        write_run(tmp_path, 2)
+    assert stands(tmp_path) is None
+    monkeypatch.undo()
+    remove_temporaries(tmp_path)
+    write_run(tmp_path, 2)
+    assert stands(tmp_path) == 2
 
 
 def test_one_writer_at_a_time(tmp_path):
