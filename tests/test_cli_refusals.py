@@ -178,7 +178,7 @@ def test_results_that_cannot_be_written_are_code_1(tiny, monkeypatch, capsys):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(report, "replace", full)
+    monkeypatch.setattr(report, "replace_together", full)
     assert main(["run", str(tiny), "--set", "policy=[{kind='greedy'}]"]) == 1
     line = told(capsys)[-1]
     assert line == "memoa: runs/tiny: results cannot be written (No space left on device)"
