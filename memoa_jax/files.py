@@ -41,10 +41,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     """
     temporary = _temporary(path)
     try:
-        with open(temporary, "w+b") as stream:
+        with _to_the_disk(temporary) as stream:
             yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
         os.replace(temporary, path)
     except BaseException:
         remove(temporary)
@@ -52,8 +50,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     _sync_folder(path.parent)
 
 
-def replace_together(folder: Path, files: Mapping[str, bytes], last: str) -> None:
-    """Write files that are one; where the last one is, all of them are its own.
+def replace_together(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files that are one; where the last of them is, the others are its own.
 
     All are on the disk under temporary names before the first takes its place; while they do,
     the last one is not there.
@@ -61,14 +59,12 @@ def replace_together(folder: Path, files: Mapping[str, bytes], last: str) -> Non
     Raises:
       OSError: whatever went wrong; where there was no room for all, the old ones stand.
     """
-    names = [*(name for name in files if name != last), last]
-    temporaries = {name: _temporary(folder / name) for name in names}
+    *_, last = files
+    temporaries = {name: _temporary(folder / name) for name in files}
     try:
         for name, temporary in temporaries.items():
-            with open(temporary, "wb") as stream:
+            with _to_the_disk(temporary) as stream:
                 stream.write(files[name])
-                stream.flush()
-                os.fsync(stream.fileno())
         (folder / last).unlink(missing_ok=True)
         _sync_folder(folder)
         for name, temporary in temporaries.items():
@@ -80,6 +76,15 @@ def replace_together(folder: Path, files: Mapping[str, bytes], last: str) -> Non
             remove(temporary)
         raise
     _sync_folder(folder)
+
+
+@contextlib.contextmanager
+def _to_the_disk(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file to be written; what was written is on the disk at the end."""
+    with open(path, "w+b") as stream:
+        yield stream
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def _temporary(path: Path) -> Path:

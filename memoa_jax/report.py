@@ -326,7 +326,7 @@ def write_files(folder: Path, files: Mapping[str, bytes], manifest: Mapping[str,
         return
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     sealed = to_json({**manifest, "sha256": hashes}).encode()
-    replace_together(folder, {**files, "manifest.json": sealed}, "manifest.json")
+    replace_together(folder, {**files, "manifest.json": sealed})
 
 
 def platform_facts() -> dict[str, str]:
